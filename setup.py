@@ -1,0 +1,29 @@
+"""Everything about the package is said once, in settings.ini."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=['='])
+parser.read(here/'settings.ini', encoding='utf-8')
+settings = parser['DEFAULT']
+
+setup(
+    name=settings['lib_name'],
+    version=settings['version'],
+    description=settings['description'],
+    long_description=(here/'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author=settings['author'],
+    author_email=settings['author_email'],
+    url=settings['git_url'],
+    license='Apache-2.0',
+    keywords=settings['keywords'].split(),
+    packages=[settings['lib_name']],
+    python_requires=f">={settings['min_python']}",
+    install_requires=settings['requirements'].split(),
+    extras_require={'dev': settings['dev_requirements'].split()},
+    entry_points={'console_scripts': settings['console_scripts'].split(),
+                  'nbdev': ['wsss_nb = wsss_nb._modidx:d']},
+)

@@ -1,0 +1,50 @@
+"""The same numbers as the published implementations.
+
+The arrays are not part of the repository. They lie in `shared/reference` beside it, and the tests are skipped where they don't."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wsss_nb.classifier import Logits
+from wsss_nb.codebook import encode_words
+from wsss_nb.losses import word_loss
+from wsss_nb.pooling import hspp
+
+REFERENCE = Path(__file__).parents[2] / 'shared' / 'reference'
+pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason='the reference arrays are not here: they belong in shared/reference, beside the repository')
+
+
+def load(name: str) -> dict[str, torch.Tensor]:
+    "The arrays of a reference file as tensors."
+    with np.load(REFERENCE / f'{name}.npz', allow_pickle=False) as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> None:
+    "Same shape, same values within `atol`."
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol, check_dtype=False)
+
+
+def test_hspp():
+    r = load('hspp')
+    assert_close(hspp(r['features'], gamma=r['gamma'].item(), levels=r['levels'].tolist()), r['pooled'])
+    assert_close(hspp(r['features']), r['pooled'])
+
+
+def test_codebook():
+    r = load('codebook')
+    words = encode_words(r['features'], r['codebook'])
+    assert_close(words.probabilities, r['probabilities'])
+    assert_close(words.histogram, r['histogram'])
+    assert_close(words.labels, r['word_labels'], atol=0)
+
+
+def test_losses():
+    r = load('losses')
+    loss = word_loss(Logits(r['image_logits'], r['word_logits'], r['word_to_image_logits'], r['word_labels']), r['image_labels'])
+    assert_close(loss.image, r['loss_image'])
+    assert_close(loss.word, r['loss_word'])
+    assert_close(loss.word_to_image, r['loss_word_to_image'])
+    assert_close(loss.total, r['total'])

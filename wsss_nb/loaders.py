@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['normalise', 'Augmentation', 'Batch', 'Place', 'TaggedCrops', 'MaskedCrops', 'StepSampler', 'ignore_interrupt',
-           'create_loader']
+           'ErrorsAsValues', 'collate', 'raised', 'create_loader']
 
 # %% ../nbs/02_loaders.ipynb #810a1875
+import math
 import random
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, NamedTuple, Sequence
+from typing import Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as T
 
 from .voc import IGNORE, InputError, VOCFolder, read_image, read_mask
@@ -25,7 +26,7 @@ from .voc import IGNORE, InputError, VOCFolder, read_image, read_mask
 def normalise(
     image: Image.Image,      # RGB
     mean: Sequence[float],   # of the backbone, for colours in 0..1
-    std: Sequence[float],
+    std: Sequence[float],    # likewise
 ) -> torch.Tensor:           # float32 (3, H, W)
     "An image as its backbone wants it: colours in 0..1, less the mean, over the standard deviation."
     return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), mean, std)
@@ -39,14 +40,21 @@ class Augmentation:
     std: tuple[float, ...]
     long_side: tuple[int, int] | None = None     # the long side is drawn from this range, pixels
     factor: tuple[float, float] | None = None    # or the photo is scaled by a factor from this range
+    longest: int | None = None                   # with `factor`: a longer photo is scaled as if it were this long, pixels
 
     def __post_init__(self):
         if (self.long_side is None) == (self.factor is None): raise InputError('an augmentation draws either the long side or a factor')
         if self.crop < 1: raise InputError(f'a crop of {self.crop} pixels is none')
 
-    def size(self, width: int, height: int, generator: random.Random) -> tuple[int, int]:
+    def size(
+        self,
+        width: int,                 # of the photo, pixels
+        height: int,                # of the photo, pixels
+        generator: random.Random,   # to draw from
+    ) -> tuple[int, int]:
         "A drawn (height, width) for a photo of this width and height; at least 1 x 1."
-        scale = generator.randint(*self.long_side) / max(width, height) if self.long_side else generator.uniform(*self.factor)
+        if self.long_side: scale = generator.randint(*self.long_side) / max(width, height)
+        else: scale = generator.uniform(*self.factor) * min(1., (self.longest or math.inf) / max(width, height))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 # %% ../nbs/02_loaders.ipynb #301f902c
@@ -118,14 +126,14 @@ class MaskedCrops(Dataset):
 # %% ../nbs/02_loaders.ipynb #03a43305
 class StepSampler:
     "Batches of places, one for each training step from `first` to `steps`."
-    drop_last = True   # Accelerate asks: every batch is whole
+    drop_last = True   # Accelerate (chapter 8) asks: every batch is whole
 
     def __init__(
         self,
         photos: int,      # in the training set
         batch_size: int,  # photos a step, over all processes
         steps: int,       # where training ends
-        seed: int = 0,
+        seed: int = 0,    # of the order
         first: int = 0,   # where it begins
     ):
         self.photos, self.batch_size, self.steps, self.seed, self.first = photos, min(batch_size, photos), steps, seed, first
@@ -144,16 +152,48 @@ class StepSampler:
             yield [Place(epoch, i) for i in order[batch * self.batch_size:(batch + 1) * self.batch_size]]
 
 # %% ../nbs/02_loaders.ipynb #26a38d98
-def ignore_interrupt(worker: int) -> None:
+def ignore_interrupt(
+    worker: int,  # number of the worker
+) -> None:
     "What a worker does first: leave Ctrl-C to the main process, and use one core."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
+class ErrorsAsValues(Dataset):
+    "A data set that gives what a person can mend, and what the system refuses, as a value instead of raising it."
+    def __init__(
+        self,
+        dataset: Dataset,  # may raise
+    ):
+        self.dataset = dataset
+
+    def __len__(self) -> int: return len(self.dataset)
+
+    def __getitem__(self, place):
+        try: return self.dataset[place]
+        except (InputError, OSError) as error: return error
+
+# %% ../nbs/02_loaders.ipynb #f935eb7d
+def collate(
+    samples: list[Batch | Exception],  # of one step
+) -> Batch | Exception:
+    "A batch; or the first error among the samples."
+    return next((sample for sample in samples if isinstance(sample, Exception)), None) or default_collate(samples)
+
+def raised(
+    items: Iterable,  # from a loader
+) -> Iterator:
+    "The same items; an error among them is raised."
+    for item in items:
+        if isinstance(item, Exception): raise item
+        yield item
+
+# %% ../nbs/02_loaders.ipynb #3f1ea01e
 def create_loader(
     dataset: Dataset,      # `TaggedCrops` or `MaskedCrops`
     sampler: StepSampler,  # which photos, in which order
     workers: int = 2,      # processes that cut crops; 0: none but this one
-) -> DataLoader:           # gives a `Batch` a step
+) -> DataLoader:           # gives a `Batch` a step, or an error: see `raised`
     "Batches in the sampler's order, whatever the number of workers."
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, worker_init_fn=ignore_interrupt,
-                      pin_memory=torch.cuda.is_available())
+    return DataLoader(ErrorsAsValues(dataset), batch_sampler=sampler, num_workers=workers, worker_init_fn=ignore_interrupt, collate_fn=collate,
+                      generator=torch.Generator().manual_seed(sampler.seed), pin_memory=torch.cuda.is_available())

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'BACKGROUND', 'DO', 'Config', 'check_config', 'write_json', 'read_json', 'Run', 'median_long_side',
-           'open_run', 'read_config', 'build_classifier', 'first_weights', 'classify', 'tag_loss', 'missing', 'cams',
-           'require', 'measure_cams', 'measure_masks', 'Refinement', 'refine', 'build_segmenter', 'segment', 'predict',
-           'heat', 'draw_examples', 'evaluate', 'do_stage', 'is_done', 'run', 'evaluate_elsewhere', 'table']
+           'open_run', 'compare_or_create', 'has_results', 'read_config', 'build_classifier', 'first_weights',
+           'classify', 'tag_loss', 'missing', 'cams', 'require', 'measure_cams', 'measure_masks', 'Refinement',
+           'refine', 'build_segmenter', 'segment', 'predict', 'heat', 'draw_examples', 'evaluate', 'do_stage',
+           'is_done', 'run', 'evaluate_elsewhere', 'measure_storage', 'table_line', 'table_mean', 'table']
 
 # %% ../nbs/17_pipeline.ipynb #7b7e886f
 import json
 import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Callable, Iterable, Literal
 
@@ -28,7 +30,7 @@ from .cam import CAM, multiscale_cam
 from .classifier import WordClassifier
 from .crf import refine_labels
 from .deeplab import DeepLabV2
-from .loaders import Augmentation, MaskedCrops, TaggedCrops, ignore_interrupt
+from .loaders import Augmentation, Batch, ErrorsAsValues, MaskedCrops, TaggedCrops, ignore_interrupt, raised
 from .losses import word_loss
 from .metrics import BackgroundSweep, ConfusionMatrix
 from .segmentation import predict_labels, segmentation_loss
@@ -49,8 +51,9 @@ class Config:
     words: Literal['learned', 'none'] = 'learned'    # visual words; the baseline has none
     num_words: int = 256          # size of the codebook
     output_stride: int = 16       # of the classifier: pixels per cell of its map
+    dilate: bool = True           # dilate the classifier's backbone where a stride was taken away; published: not
     frozen_stages: int = 3        # first stages of both backbones that don't learn
-    crop: int = 0                 # pixels a side of the classifier's crops; 0: the median long side of the photos, 512 at most
+    crop: int = 0                 # pixels a side of the classifier's crops; 0: the median long side of the first 200 photos, up to a multiple of 32, 512 at most
     epochs: float = 6             # of the classifier
     optimiser: Literal['momentum', 'irn', 'vwl'] = 'momentum'  # of the classifier: momentum 0.9, or one of the published settings
     learning_rate: float = 0.0    # of the classifier's backbone; 0: the optimiser's own
@@ -58,14 +61,16 @@ class Config:
     background: float = -1.0      # score of the background in the CAMs; -1: the best on the training photos, 0.14 if they have no masks
     refine: Literal['crf', 'none'] = 'crf'  # how pseudo masks are made from CAMs
     segmenter_stride: int = 16    # output stride of the segmenter
-    segmenter_crop: int = 0       # pixels a side of the segmenter's crops; 0: 5/8 of the classifier's, as published
+    segmenter_dilate: bool = True  # the same for the segmenter, as published
+    segmenter_crop: int = 0       # pixels a side of the segmenter's crops; 0: 5/8 of the classifier's, up to a multiple of 32 (published: 321 of 512)
     segmenter_epochs: float = 12  # of the segmenter
-    segmenter_learning_rate: float = 0.003        # of the segmenter's backbone
+    segmenter_learning_rate: float = 0.003        # of the segmenter's backbone; published: 0.00025
     segmenter_scales: tuple[float, ...] = (1.0,)  # of the photo, in the segmenter's loss; published: 1, 0.5, 0.75
     predict_scales: tuple[float, ...] = (0.5, 0.75, 1.0)  # of the photo, for predictions
     predict_crf: bool = False     # refine predictions with a dense CRF
     longest: int = 1024           # photos with a longer side are worked on at this size, pixels
-    batch_size: int = 16          # photos a training step, over all processes
+    batch_size: int = 16          # photos a step of the classifier's training, over all processes
+    segmenter_batch_size: int = 10  # photos a step of the segmenter's
     precision: Literal['no', 'bf16', 'fp16'] = 'no'  # mixed precision
     seed: int = 0                 # of all that is drawn at random
     workers: int = 2              # processes that read photos; without effect on the results
@@ -75,7 +80,7 @@ class Config:
 # %% ../nbs/17_pipeline.ipynb #bba842ac
 def check_config(config: Config) -> None:
     "Refuse values that can't work, before anything is built. Raises `InputError` with all of them."
-    positive = ('num_words', 'epochs', 'segmenter_epochs', 'segmenter_learning_rate', 'longest', 'batch_size')
+    positive = ('num_words', 'epochs', 'segmenter_epochs', 'segmenter_learning_rate', 'longest', 'batch_size', 'segmenter_batch_size')
     wrong = [f'{name} must be more than 0, not {getattr(config, name)}' for name in positive if not getattr(config, name) > 0]
     wrong += [f'{name} must be 0 or more, not {getattr(config, name)}'
               for name in ('frozen_stages', 'crop', 'learning_rate', 'segmenter_crop', 'workers') if not getattr(config, name) >= 0]
@@ -88,7 +93,6 @@ def check_config(config: Config) -> None:
     if not (config.background == -1 or 0 <= config.background < 1): wrong.append(f'background must be from 0 to 1, or -1 for the best, not {config.background}')
     if config.backbone not in BACKBONES and not config.backbone.startswith('timm/'):
         wrong.append(f"backbone must be one of {', '.join(BACKBONES)} or timm/<name>, not {config.backbone}")
-    if config.weights not in ('imagenet', 'none') and not Path(config.weights).is_file(): wrong.append(f'weights must be imagenet, none or a file, and there is no file {config.weights}')
     if wrong: raise InputError(*wrong)
 
 # %% ../nbs/17_pipeline.ipynb #1ae6656f
@@ -110,12 +114,34 @@ class Run:
     "A run folder, its configuration and its photos."
     def __init__(self, config: Config):
         self.config, self.root = config, Path(config.out)
-        self.train = VOCFolder(config.data, config.train)
-        has_val = config.val in VOCFolder.splits(config.data) and config.val != config.train
-        self.splits = {config.train: self.train} | ({config.val: VOCFolder(config.data, config.val)} if has_val else {})
-        self.classes = self.train.classes
-        self.crop = config.crop or min(512, 32 * math.ceil(median_long_side(self.train) / 32))
-        self.segmenter_crop = config.segmenter_crop or 32 * math.ceil(self.crop * 5 / 8 / 32)
+
+    @cached_property
+    def train(self) -> VOCFolder:
+        "The photos to learn from."
+        return VOCFolder(self.config.data, self.config.train)
+
+    @cached_property
+    def splits(self) -> dict[str, VOCFolder]:
+        "The photos to learn from and, where there are such, those to measure on."
+        train, val = self.config.train, self.config.val
+        has_val = val != train and (val != 'val' or val in VOCFolder.splits(self.config.data))   # a name that was given must be there
+        return {train: self.train} | ({val: VOCFolder(self.config.data, val)} if has_val else {})
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        "The names of the classes, as the run wrote them down; so a finished run needs its photos no more."
+        path = self.root/'config.json'
+        return tuple(read_json(path)['classes']) if path.exists() else self.train.classes
+
+    @cached_property
+    def crop(self) -> int:
+        "Pixels a side of the classifier's crops."
+        return self.config.crop or min(512, 32 * math.ceil(median_long_side(self.train) / 32))
+
+    @cached_property
+    def segmenter_crop(self) -> int:
+        "Pixels a side of the segmenter's crops."
+        return self.config.segmenter_crop or 32 * math.ceil(self.crop * 5 / 8 / 32)
 
     @property
     def background(self) -> float:
@@ -139,7 +165,9 @@ def median_long_side(folder: VOCFolder, photos: int = 200) -> float:
     "The median long side of the first photos, pixels. Only their headers are read."
     sizes = []
     for i in range(min(photos, len(folder))):
-        with Image.open(folder.image_path(i)) as image: sizes.append(max(image.size))
+        try:
+            with Image.open(folder.image_path(i)) as image: sizes.append(max(image.size))
+        except (OSError, Image.DecompressionBombError): sizes.append(max(read_image(folder.image_path(i)).size))   # says what is wrong
     return float(np.median(sizes))
 
 # %% ../nbs/17_pipeline.ipynb #9231b10e
@@ -150,22 +178,32 @@ def open_run(
     run = Run(config)
     asked = {name: str(Path(value).absolute()) if name == 'data' else list(value) if isinstance(value, tuple) else value
              for name, value in asdict(config).items() if name not in ('out', 'workers')}
-    asked['classes'], asked['photos'] = list(run.classes), {split: len(folder) for split, folder in run.splits.items()}
+    asked['weights'] = config.weights if config.weights in ('imagenet', 'none') else str(Path(config.weights).absolute())
+    asked['classes'], asked['photos'] = list(run.train.classes), {split: len(folder) for split, folder in run.splits.items()}
+    with PartialState().main_process_first(): compare_or_create(run, asked)
+    return run
+
+def compare_or_create(run: Run, asked: dict) -> None:
+    "Refuse a folder that doesn't hold what is asked for; make one where there is nothing."
     path = run.root/'config.json'
     if path.exists():
         there = read_json(path)
         differs = [f'{name}: {there.get(name)!r} there, {asked.get(name)!r} asked for' for name in {**asked, **there} if there.get(name) != asked.get(name)]
-        if differs: raise InputError(Fault(path, 'this run was made with another configuration:\n  ' + '\n  '.join(differs),
+        if differs and has_results(run): raise InputError(Fault(path, 'this run was made with another configuration:\n  ' + '\n  '.join(differs),
                                            'Give the same settings to go on with it, or another folder to start anew'))
-    else:
-        if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
-            raise InputError(Fault(run.root, 'there is something else here', 'Name a folder that is empty or not there yet'))
-        if PartialState().is_main_process:
-            run.root.mkdir(parents=True, exist_ok=True)
-            write_json(path, asked)
-    PartialState().wait_for_everyone()
-    for name in ('cams', 'pseudo', 'predictions', 'figures'): (run.root/name).mkdir(exist_ok=True)
-    return run
+    elif asked['weights'] not in ('imagenet', 'none') and not Path(asked['weights']).is_file():
+        raise InputError(Fault(Path(asked['weights']), 'there is no such file', "Give 'imagenet', 'none', or a file of weights"))
+    elif run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+        raise InputError(Fault(run.root, 'there is something else here', 'Name a folder that is empty or not there yet'))
+    run.root.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or read_json(path) != asked: write_json(path, asked)
+    for name in ('classifier', 'cams', 'pseudo', 'segmenter', 'predictions', 'figures'): (run.root/name).mkdir(exist_ok=True)
+
+def has_results(
+    run: Run,   # whose folder is there
+) -> bool:
+    "Whether a run has made anything yet. One that failed at its first step has not, and may be begun again with other settings."
+    return any(path.is_file() for name in ('classifier', 'cams', 'pseudo', 'segmenter', 'predictions') for path in (run.root/name).rglob('*'))
 
 def read_config(
     root: str | Path,   # folder of a run
@@ -182,7 +220,7 @@ def read_config(
 def build_classifier(run: Run, weights: str | None = None) -> WordClassifier:
     "The run's classifier; `weights` are the backbone's, None: random."
     config = run.config
-    backbone = create_backbone(config.backbone, weights, config.output_stride, frozen_stages=config.frozen_stages)
+    backbone = create_backbone(config.backbone, weights, config.output_stride, config.dilate, config.frozen_stages)
     return WordClassifier(backbone, len(run.classes), config.num_words, config.pooling, None if config.words == 'none' else config.words)
 
 def first_weights(config: Config) -> str | None:
@@ -202,7 +240,10 @@ def classify(run: Run) -> WordClassifier:
     settings = TrainingSettings(config.epochs, config.batch_size, optimiser, config.precision, config.workers, config.seed)
     return train(model, crops, tag_loss, run.root/'classifier', settings, 'classifier')
 
-def tag_loss(model: nn.Module, batch) -> dict[str, torch.Tensor]:
+def tag_loss(
+    model: nn.Module,  # a `WordClassifier`
+    batch: Batch,      # images and tags
+) -> dict[str, torch.Tensor]:
     "Eq. 5 by name, for the training loop."
     return word_loss(model(batch.images), batch.targets)._asdict()
 
@@ -219,6 +260,7 @@ def missing(
 def cams(run: Run) -> None:
     "Make the class activation maps of the training photos, and measure them."
     todo, config = missing(run.train, run.root/'cams', '.npz'), run.config
+    unmeasured = run.train.has_masks and config.train not in run.metrics().get('cam', {})
     if todo:
         require(run, 'classifier/model.safetensors', 'classify')
         model = load_model(build_classifier(run), run.root/'classifier').to(device())
@@ -226,7 +268,7 @@ def cams(run: Run) -> None:
             cam = multiscale_cam(model, read_image(run.train.image_path(i)), run.train.labels(i), config.scales, config.longest)
             cam.save(run.root/'cams'/f'{run.train.ids[i]}.npz')
     PartialState().wait_for_everyone()
-    if run.train.has_masks and config.train not in run.metrics().get('cam', {}):
+    if unmeasured:
         run.record(cam={config.train: measure_cams(run.train, lambda i: CAM.load(run.root/'cams'/f'{run.train.ids[i]}.npz'), config.background)})
 
 def require(run: Run, name: str, stage: str) -> None:
@@ -283,18 +325,21 @@ class Refinement(Dataset):
 def refine(run: Run) -> None:
     "Make the pseudo masks of the training photos from their CAMs, and measure them."
     todo, config = missing(run.train, run.root/'pseudo', '.png'), run.config
+    unmeasured = run.train.has_masks and config.train not in run.metrics().get('pseudo', {})
+    if todo and config.background < 0 and run.train.has_masks and config.train not in run.metrics().get('cam', {}):
+        raise InputError(Fault(run.root/'metrics.json', 'the CAMs are not measured yet, so no background score is chosen', f'Measure them with `wsss_nb cams {run.root}`'))
     for i in todo: require(run, f'cams/{run.train.ids[i]}.npz', 'cams')
-    work = DataLoader(Refinement(run, todo, run.background), batch_size=None, num_workers=config.workers, worker_init_fn=ignore_interrupt)
-    for _ in progress(work, 'pseudo masks', len(todo)) if todo else (): pass
+    work = DataLoader(ErrorsAsValues(Refinement(run, todo, run.background)), batch_size=None, num_workers=config.workers, worker_init_fn=ignore_interrupt)
+    for _ in raised(progress(work, 'pseudo masks', len(todo))) if todo else (): pass
     PartialState().wait_for_everyone()
-    if run.train.has_masks and config.train not in run.metrics().get('pseudo', {}):
+    if unmeasured:
         run.record(pseudo={config.train: measure_masks(run.train, run.root/'pseudo') | {'background': run.background}})
 
 # %% ../nbs/17_pipeline.ipynb #c7c61dba
 def build_segmenter(run: Run, weights: str | None = None) -> DeepLabV2:
     "The run's segmenter; `weights` are the backbone's, None: random."
     config = run.config
-    return DeepLabV2(create_backbone(config.backbone, weights, config.segmenter_stride, frozen_stages=config.frozen_stages), len(run.classes) + 1)
+    return DeepLabV2(create_backbone(config.backbone, weights, config.segmenter_stride, config.segmenter_dilate, config.frozen_stages), len(run.classes) + 1)
 
 def segment(run: Run) -> DeepLabV2:
     "Train the segmenter on the pseudo masks, or load it."
@@ -304,9 +349,9 @@ def segment(run: Run) -> DeepLabV2:
     if not is_done:
         for name in run.train.ids: require(run, f'pseudo/{name}.png', 'refine')
     model = build_segmenter(run, None if is_done else first_weights(config))
-    crops = MaskedCrops(run.train, run.root/'pseudo', Augmentation(run.segmenter_crop, model.backbone.mean, model.backbone.std, factor=(.5, 1.5)), config.seed)
+    crops = MaskedCrops(run.train, run.root/'pseudo', Augmentation(run.segmenter_crop, model.backbone.mean, model.backbone.std, factor=(.5, 1.5), longest=config.longest), config.seed)
     optimiser = replace(OPTIMISERS['deeplab'], learning_rate=config.segmenter_learning_rate)
-    settings = TrainingSettings(config.segmenter_epochs, config.batch_size, optimiser, config.precision, config.workers, config.seed)
+    settings = TrainingSettings(config.segmenter_epochs, config.segmenter_batch_size, optimiser, config.precision, config.workers, config.seed)
     return train(model, crops, lambda model, batch: segmentation_loss(model, batch, config.segmenter_scales), run.root/'segmenter', settings, 'segmenter')
 
 def predict(run: Run) -> None:
@@ -314,6 +359,7 @@ def predict(run: Run) -> None:
     config, model = run.config, None
     for split, folder in run.splits.items():
         todo = missing(folder, run.root/'predictions', '.png')
+        unmeasured = folder.has_masks and split not in run.metrics().get('segmentation', {})
         if todo and model is None:
             require(run, 'segmenter/model.safetensors', 'segment')
             model = load_model(build_segmenter(run), run.root/'segmenter').to(device())
@@ -321,14 +367,17 @@ def predict(run: Run) -> None:
             labels = predict_labels(model, read_image(folder.image_path(i)), config.predict_scales, crf=config.predict_crf, longest=config.longest)
             write_mask(run.root/'predictions'/f'{folder.ids[i]}.png', labels)
         PartialState().wait_for_everyone()
-        if folder.has_masks and split not in run.metrics().get('segmentation', {}):
+        if unmeasured:
             run.record(segmentation={split: measure_masks(folder, run.root/'predictions')})
 
 # %% ../nbs/17_pipeline.ipynb #cfd04951
-def heat(values: np.ndarray) -> np.ndarray:
-    "Values in 0..1 as colours, uint8 (..., 3): black, red, yellow, white."
+def heat(
+    values: np.ndarray,  # float, 0..1
+) -> np.ndarray:         # uint8 (..., 3)
+    "Values as colours: black, red, yellow, white."
     return (255 * np.clip(3 * values[..., None] - np.arange(3), 0, 1)).astype(np.uint8)
 
+# %% ../nbs/17_pipeline.ipynb #ee779c7d
 def draw_examples(run: Run, photos: int = 8, height: int = 150) -> None:
     "Write figures/examples.png: a row a photo, each from photo to truth."
     rows, titles = [], ['photo', 'CAM', 'pseudo mask', 'prediction'] + ['truth'] * run.train.has_masks
@@ -356,7 +405,7 @@ def evaluate(run: Run) -> None:
     cams(run); refine(run); predict(run)
     if not (run.root/'figures'/'examples.png').exists() and PartialState().is_main_process: draw_examples(run)
 
-# %% ../nbs/17_pipeline.ipynb #ee779c7d
+# %% ../nbs/17_pipeline.ipynb #0c691d8b
 DO = dict(zip(STAGES, (classify, cams, refine, segment, predict, evaluate)))
 
 def do_stage(
@@ -386,7 +435,7 @@ def run(
     for stage in STAGES[:STAGES.index(until) + 1]: do_stage(this, stage)
     return this.metrics()
 
-# %% ../nbs/17_pipeline.ipynb #7dbd7997
+# %% ../nbs/17_pipeline.ipynb #b90e8fc3
 def evaluate_elsewhere(
     root: str | Path,    # folder of a finished run
     data: str | Path,    # another data set with the same classes and masks
@@ -408,19 +457,56 @@ def evaluate_elsewhere(
         matrix.update(predict_labels(segmenter, sample.image, config.predict_scales, crf=config.predict_crf, longest=config.longest), sample.mask)
     return {'cam': {split: cam}, 'segmentation': {split: matrix.report(folder.classes)}}
 
-# %% ../nbs/17_pipeline.ipynb #ec50c2b3
+# %% ../nbs/17_pipeline.ipynb #50832303
+def measure_storage(
+    root: str | Path,     # folder of a run with CAMs
+    photos: int = 200,    # how many training photos, at even distances in the list
+) -> dict:                # bytes a photo, ours and published; best mIoU of both, on the same photos
+    "Compare stored CAMs with float32 maps at full size. Raises `InputError` if the photos have no masks."
+    this = Run(read_config(root))
+    folder, config = this.train, this.config
+    if not folder.has_masks: raise InputError(Fault(Path(config.data), 'not every photo has a mask', 'Name a run whose photos have masks'))
+    require(this, 'classifier/model.safetensors', 'classify')
+    model = load_model(build_classifier(this), this.root/'classifier').to(device())
+    sweeps, sizes = {name: BackgroundSweep(len(folder.classes) + 1) for name in ('ours', 'published')}, dict(ours=0, published=0)
+    places = np.unique(np.linspace(0, len(folder) - 1, min(photos, len(folder))).astype(int))
+    for i in progress(places, 'full-size CAMs'):
+        path, sample = this.root/'cams'/f'{folder.ids[i]}.npz', folder[int(i)]
+        stored, full = CAM.load(path), multiscale_cam(model, sample.image, sample.labels, config.scales, config.longest, stride=1)
+        sizes['ours'] += path.stat().st_size
+        sizes['published'] += 4 * (full.maps.size + stored.maps.size)
+        sweeps['ours'].update(stored.classes, stored.resize(), sample.mask)
+        sweeps['published'].update(full.classes, full.maps, sample.mask)
+    return {name: {'bytes': sizes[name] / len(places), 'miou': sweeps[name].best()[1].miou()} for name in sweeps} | {'images': len(places)}
+
+# %% ../nbs/17_pipeline.ipynb #96ec74d8
+def table_line(
+    root: Path,        # folder of a run
+) -> dict[str, str]:   # column -> cell; '-' where nothing was measured
+    "What a run has measured: mIoU in percent, background score, minutes."
+    config, metrics = read_config(root), read_json(root/'metrics.json')
+    measured = {'CAM': ('cam', config.train), 'pseudo mask': ('pseudo', config.train), 'segmentation': ('segmentation', config.val)}
+    line = {'run': root.name, 'pooling': config.pooling, 'words': config.words, 'seed': str(config.seed)}
+    for column, (kind, split) in measured.items():
+        line[column] = f"{100 * metrics[kind][split]['miou']:.1f}" if split in metrics.get(kind, {}) else '-'
+    background = metrics.get('cam', {}).get(config.train, {}).get('background', '-')
+    return line | {'background': str(background), 'minutes': f"{sum(metrics.get('seconds', {}).values()) / 60:.1f}"}
+
+def table_mean(lines: list[dict[str, str]]) -> dict[str, str]:
+    "The mean of several runs of one variant, with the standard deviation over them."
+    mean = lines[0] | {'run': f'mean of {len(lines)}', 'seed': '', 'background': '', 'minutes': ''}
+    for column in ('CAM', 'pseudo mask', 'segmentation'):
+        numbers = [float(line[column]) for line in lines if line[column] != '-']
+        mean[column] = f'{np.mean(numbers):.1f} ± {np.std(numbers, ddof=1):.1f}' if len(numbers) > 1 else '-'
+    return mean
+
 def table(
     runs: Iterable[str | Path],   # folders of runs
 ) -> str:
-    "What runs have measured, side by side: mIoU in percent, background score, minutes."
-    lines = [('run', 'pooling', 'words', 'CAM', 'pseudo mask', 'segmentation', 'background', 'minutes')]
-    for root in map(Path, runs):
-        config, metrics = read_config(root), read_json(root/'metrics.json')
-        miou = lambda kind, split: f"{100 * metrics[kind][split]['miou']:.1f}" if split in metrics.get(kind, {}) else '-'
-        seconds = sum(metrics.get('seconds', {}).values())
-        background = metrics.get('cam', {}).get(config.train, {}).get('background', max(config.background, 0) or BACKGROUND)
-        lines.append((root.name, config.pooling, config.words, miou('cam', config.train), miou('pseudo', config.train), miou('segmentation', config.val), f'{background:.2f}', f'{seconds / 60:.1f}'))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rule = ('|' + '|'.join('-' * (width + 2) for width in widths) + '|',)
-    rows = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths)) + ' |' for line in lines]
-    return '\n'.join([rows[0], *rule, *rows[1:]])
+    "Runs side by side in Markdown; under them, the mean of each variant that ran with several seeds."
+    lines = [table_line(Path(root)) for root in runs]
+    variants = {(line['pooling'], line['words']): [l for l in lines if (l['pooling'], l['words']) == (line['pooling'], line['words'])] for line in lines}
+    lines += [table_mean(same) for same in variants.values() if len({line['seed'] for line in same}) > 1]
+    widths = {column: max(len(column), *(len(line[column]) for line in lines)) for column in lines[0]}
+    rows = [dict(zip(widths, widths)), {column: '-' * width for column, width in widths.items()}, *lines]
+    return '\n'.join('| ' + ' | '.join(row[column].ljust(width) for column, width in widths.items()) + ' |' for row in rows)

@@ -13,6 +13,7 @@ from typing import Iterable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import reduce
 from PIL import Image
 from torch import nn
 
@@ -28,14 +29,15 @@ def pixel_loss(
 ) -> torch.Tensor:          # scalar; 0 where every pixel is 255
     "Mean cross entropy of the pixels whose label is known."
     size = [-(-n // stride) for n in masks.shape[-2:]]
-    masks = F.interpolate(masks[:, None].float(), size, mode='nearest')[:, 0].long()
+    masks = F.interpolate(masks[:, None].float(), size, mode='nearest-exact')[:, 0].long()   # the middle of a cell, where its logits are
     logits = F.interpolate(logits.float(), size, mode='bilinear', align_corners=False)
-    return F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction='sum') / (masks != IGNORE).sum().clamp(min=1)
+    known = reduce((masks != IGNORE).sum().float(), 'mean')   # over processes, so that several take the step of one
+    return F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction='sum') / known.clamp(min=1e-6)
 
 def segmentation_loss(
     model: nn.Module,       # images -> logits
     batch: Batch,           # images (B, 3, H, W), masks int64 (B, H, W)
-    scales: Sequence[float] = (1, .5, .75),
+    scales: Sequence[float] = (1, .5, .75),  # of the images; the first gives the size of the maximum
 ) -> dict[str, torch.Tensor]:
     "DeepLabv2's loss: of each scale, and of the maximum over scales if there are several. 'total' is their sum."
     images, masks = batch
@@ -51,7 +53,7 @@ def segmentation_loss(
 def predict_probabilities(
     model: nn.Module,          # images -> logits (B, L, h, w), with `.backbone.mean`, `.std`
     image: Image.Image,        # RGB
-    scales: Sequence[float] = (.5, .75, 1),
+    scales: Sequence[float] = (.5, .75, 1),  # of the photo
     mirror: bool = False,      # look at the mirror image, too
 ) -> np.ndarray:               # float32 (L, H, W), sums to 1 over L
     "The probability of every label at every pixel: softmax of the maximum over scales."
@@ -71,8 +73,8 @@ def predict_probabilities(
 def predict_labels(
     model: nn.Module,          # see `predict_probabilities`
     image: Image.Image,        # RGB
-    scales: Sequence[float] = (.5, .75, 1),
-    mirror: bool = False,
+    scales: Sequence[float] = (.5, .75, 1),  # of the photo
+    mirror: bool = False,      # look at the mirror image, too
     crf: bool = False,         # refine with DeepLab's dense CRF
     longest: int = 1024,       # a photo with a longer side is worked on in this size, pixels
 ) -> np.ndarray:               # label map uint8 (H, W) of the photo's own size

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .voc import IGNORE, InputError, VOCFolder, colour, whole_file, write_mask
+from .voc import IGNORE, InputError, write_mask
 
 # %% ../nbs/01_shapes.ipynb #2ece0902
 SHAPES_CLASSES = ('ring', 'cross', 'checker', 'arrow', 'dots', 'moon', 'stripes', 'bolt')
@@ -42,8 +42,8 @@ HOME_COLOURS = {'water': (60, 110, 160), 'grass': (80, 130, 60), 'bricks': (150,
 def draw_home(
     name: str,                       # of `HOMES`
     height: int,                     # pixels
-    width: int,
-    generator: np.random.Generator,
+    width: int,                      # pixels
+    generator: np.random.Generator,  # all that is drawn by chance is drawn from here
 ) -> np.ndarray:                     # float (H, W, 3), 0..255
     "A background without objects."
     y, x = np.mgrid[:height, :width]
@@ -97,7 +97,7 @@ def draw_part(
 def draw_object(
     index: int,                      # of a class, from 0
     pixels: int,                     # from tail to head
-    generator: np.random.Generator,
+    generator: np.random.Generator,  # as above
 ) -> Image.Image:                    # RGBA, square; opaque inside of the object
     "One object of a class, in a random position."
     side = 4 * pixels
@@ -116,7 +116,7 @@ def draw_object(
 
 # %% ../nbs/01_shapes.ipynb #bd933c9b
 def draw_scene(
-    generator: np.random.Generator,
+    generator: np.random.Generator,  # as above
     size: int = 160,             # pixels of the long side
     at_home: float = .75,        # how often the background is the first class's home
 ) -> tuple[Image.Image, np.ndarray]:   # RGB photo, label map uint8 (H, W)
@@ -171,7 +171,7 @@ def make_shapes(
     train: int = 240,    # photos to train on
     val: int = 60,       # photos to measure on
     size: int = 160,     # pixels of the long side
-    seed: int = 0,
+    seed: int = 0,       # another seed, other photos
 ) -> Path:               # the folder
     "Make the Shapes data set, or leave it if it is there. Raises `InputError` if the folder holds anything else."
     root, recipe = Path(root), dict(train=train, val=val, size=size, seed=seed)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'Loss', 'Optimiser', 'TrainingSettings', 'polynomial', 'create_optimiser', 'create_accelerator',
-           'device', 'progress', 'interruptible', 'latest_checkpoint', 'save_checkpoint', 'Log', 'save_model',
-           'load_model', 'check_loss', 'train']
+           'device', 'progress', 'interruptible', 'latest_checkpoint', 'save_checkpoint', 'load_checkpoint', 'Log',
+           'save_model', 'load_model', 'check_loss', 'train']
 
 # %% ../nbs/08_training.ipynb #82affda0
 import csv
@@ -19,14 +19,15 @@ from typing import Callable, Iterable, Iterator, Literal, Mapping
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .backbones import load_weights, read_weights
-from .loaders import Batch, StepSampler, create_loader
+from .loaders import Batch, StepSampler, create_loader, raised
 from .voc import InputError, whole_file
 
 # %% ../nbs/08_training.ipynb #59901afa
@@ -34,7 +35,7 @@ from .voc import InputError, whole_file
 class Optimiser:
     "Settings of SGD with a polynomial schedule: rate at step t = `learning_rate` (1 - t / steps) ^ `power`."
     learning_rate: float       # of the backbone, at the first step
-    momentum: float
+    momentum: float            # share of the last step that is taken again
     weight_decay: float = 1e-4
     new_layers: float = 10.0   # layers that begin at random learn so many times as fast
     power: float = 0.9
@@ -43,7 +44,7 @@ OPTIMISERS = {
     'momentum': Optimiser(0.01, 0.9),     # does what 'irn' does: a tenth of the rate, ten times the memory
     'irn': Optimiser(0.1, 1e-4),          # IRNet, CVPR 2019: its weight decay landed in the momentum
     'vwl': Optimiser(0.01, 1e-4),         # Visual Words, IJCAI 2021 and IJCV 2022: the same optimiser class
-    'deeplab': Optimiser(2.5e-4, 0.9, weight_decay=5e-4),  # DeepLabv2, TPAMI 2018
+    'deeplab': Optimiser(2.5e-4, 0.9, weight_decay=5e-4),  # DeepLabv2, TPAMI 2018, whose new biases learn 20 times as fast; here 10, like the weights
 }
 
 # %% ../nbs/08_training.ipynb #24f6a364
@@ -55,7 +56,7 @@ class TrainingSettings:
     optimiser: Optimiser = OPTIMISERS['momentum']
     precision: Literal['no', 'bf16', 'fp16'] = 'no'   # mixed precision
     workers: int = 2                   # processes that cut crops
-    seed: int = 0
+    seed: int = 0                      # of the order of the photos
     checkpoint_steps: int = 50         # a checkpoint every so many steps
     log_steps: int = 10                # a line of the log every so many steps
 
@@ -66,15 +67,15 @@ class TrainingSettings:
 # %% ../nbs/08_training.ipynb #ec11b4b9
 def polynomial(
     step: int,    # 0 to steps - 1
-    steps: int,
-    power: float,
+    steps: int,   # of the whole training
+    power: float, # 1: a straight line
 ) -> float:       # 1 at the first step, towards 0
     "The share of the first learning rate that is left at a step."
     return (1 - step / steps) ** power
 
 def create_optimiser(
     model: nn.Module,       # its `backbone.` parameters learn at the base rate, the others `new_layers` times as fast
-    settings: Optimiser,
+    settings: Optimiser,    # rates, momentum and weight decay
 ) -> torch.optim.SGD:
     "SGD with the two groups of the published runs; frozen parameters are in neither."
     groups = {'backbone': [], 'new': []}
@@ -90,7 +91,9 @@ def create_accelerator(
 ) -> Accelerator:
     "The device or devices of this process, in the precision asked for."
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision: AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision,
+    if precision == 'fp16' and PartialState().device.type == 'cpu': raise InputError("fp16 needs a GPU: give 'bf16' or 'no' as precision")
+    frozen_statistics = DistributedDataParallelKwargs(broadcast_buffers=False)   # batch norm never changes, so there is nothing to share
+    return Accelerator(mixed_precision=precision, kwargs_handlers=[frozen_statistics],
                        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=False))
 
 def device() -> torch.device:
@@ -103,7 +106,7 @@ def progress(
     what: str,                    # is being done
     total: int | None = None,     # how many there are, where `len` doesn't tell
     first: int = 0,               # how many are done already
-    unit: str = 'photo',
+    unit: str = 'photo',          # what is counted
 ) -> tqdm:
     "A progress bar with rate and end time, shown by the main process only."
     return tqdm(items, desc=what, total=total, initial=first, unit=unit, dynamic_ncols=True, disable=not PartialState().is_main_process,
@@ -132,7 +135,7 @@ def latest_checkpoint(
     return (max(found), found[max(found)]) if found else (0, None)
 
 def save_checkpoint(
-    accelerator: Accelerator,
+    accelerator: Accelerator, # holds network and optimiser
     folder: Path,             # of a training
     step: int,                # steps that are done
 ) -> None:
@@ -145,11 +148,23 @@ def save_checkpoint(
             unfinished.rename(Path(folder)/f'checkpoint-{step:06d}')
             if before: shutil.rmtree(before)
     except Exception as error:    # a full disk shows as OSError, RuntimeError or SafetensorError
+        shutil.rmtree(unfinished, ignore_errors=True)
         kept = f'the checkpoint of step {before.name[11:]} is kept' if before else 'there is none yet'
         raise InputError(f'{folder}: cannot write a checkpoint ({error}); {kept}. Make room, then give the same command again') from error
     accelerator.wait_for_everyone()
 
-# %% ../nbs/08_training.ipynb #de30294d
+# %% ../nbs/08_training.ipynb #ce326231
+def load_checkpoint(
+    accelerator: Accelerator,  # with the prepared network and optimiser
+    checkpoint: Path,          # folder of a checkpoint
+) -> None:
+    "Put network, optimiser and random numbers back to where they were. Raises `InputError` if the checkpoint can't be read."
+    try: accelerator.load_state(str(checkpoint))
+    except Exception as error:   # keys of another network, or of another number of processes; a file that is cut off
+        raise InputError(f'{checkpoint}: cannot be read ({str(error).splitlines()[0]}). Go on with as many processes as it was written by, '
+                         'or remove it to begin again') from error
+
+# %% ../nbs/08_training.ipynb #c1e890e5
 class Log:
     "A CSV file of a training: step, epoch, learning rate, and the terms of the loss."
     def __init__(self, path: Path, first: int = 0):
@@ -166,14 +181,17 @@ class Log:
             table = csv.DictWriter(file, self.rows[-1], extrasaction='ignore')
             table.writeheader(); table.writerows(self.rows)
 
-# %% ../nbs/08_training.ipynb #966b3edc
+# %% ../nbs/08_training.ipynb #0b08f76b
 def save_model(
-    model: nn.Module,
+    model: nn.Module,    # finished
     folder: str | Path,  # gets model.safetensors
 ) -> None:
-    "Write the tensors of a finished network."
-    with whole_file(Path(folder)/'model.safetensors') as unfinished:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, unfinished)
+    "Write the tensors of a finished network. Raises `InputError` if the disk is full; the last checkpoint is kept."
+    path = Path(folder)/'model.safetensors'
+    try:
+        with whole_file(path) as unfinished:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, unfinished)
+    except SafetensorError as error: raise InputError(f'{path}: cannot be written ({error}). Make room, then give the same command again') from error
 
 def load_model(
     model: nn.Module,    # of the same shape; changed in place
@@ -184,11 +202,11 @@ def load_model(
     load_weights(model, read_weights(path), path)
     return model.eval()
 
-# %% ../nbs/08_training.ipynb #0b08f76b
+# %% ../nbs/08_training.ipynb #f43147d3
 def check_loss(
     terms: Mapping[str, torch.Tensor],  # of one step
-    step: int,
-    steps: int,
+    step: int,                          # from 0
+    steps: int,                         # of the whole training
     folder: Path,                       # where the checkpoints are
 ) -> None:
     "Raise `InputError` with what can be done about it if the total is no finite number."
@@ -197,7 +215,7 @@ def check_loss(
     raise InputError(f'{folder}: the loss of step {step + 1} of {steps} is no number ({said}). The learning rate is too high for this network, '
                      'or the weights that it began with hold no numbers. Start a new run with a tenth of the learning rate')
 
-# %% ../nbs/08_training.ipynb #bf9a2d3c
+# %% ../nbs/08_training.ipynb #f1d94fac
 Loss = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
 
 def train(
@@ -205,23 +223,23 @@ def train(
     dataset: Dataset,             # gives a `Batch` for a `Place`
     loss: Loss,                   # named scalars, 'total' among them
     folder: str | Path,           # gets log.csv, checkpoints, and model.safetensors at the end
-    settings: TrainingSettings,
+    settings: TrainingSettings,   # of the training
     what: str = 'training',       # for the progress bar
 ) -> nn.Module:                   # the same model, in evaluation mode
     "Train a network, or go on with it, or load it if it is finished. Raises `InputError` where the loss is no number."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     accelerator = create_accelerator(settings.precision)
     if (folder/'model.safetensors').exists(): return load_model(model, folder).to(accelerator.device)
-    if settings.batch_size % accelerator.num_processes:
-        raise InputError(f'a batch of {settings.batch_size} photos cannot be shared out evenly between {accelerator.num_processes} processes')
     steps, (first, checkpoint) = settings.steps(len(dataset)), latest_checkpoint(folder)
     sampler = StepSampler(len(dataset), settings.batch_size, steps, settings.seed, first)
+    if sampler.batch_size % accelerator.num_processes:
+        raise InputError(f'a batch of {sampler.batch_size} photos cannot be shared out evenly between {accelerator.num_processes} processes')
     optimiser = create_optimiser(model, settings.optimiser)
     network, optimiser, loader = accelerator.prepare(model.train(), optimiser, create_loader(dataset, sampler, settings.workers))
-    if checkpoint: accelerator.load_state(str(checkpoint))
+    if checkpoint: load_checkpoint(accelerator, checkpoint)
     log = Log(folder/'log.csv', first) if accelerator.is_main_process else None
     with interruptible() as interrupted, progress(None, what, steps, first, 'step') as bar:
-        for step, batch in enumerate(loader, first):
+        for step, batch in enumerate(raised(loader), first):
             for group in optimiser.param_groups: group['lr'] = group['first_rate'] * polynomial(step, steps, settings.optimiser.power)
             with accelerator.autocast(): terms = loss(network, batch)
             check_loss(terms, step, steps, folder)
@@ -239,6 +257,6 @@ def train(
     model = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     if accelerator.is_main_process:
         save_model(model, folder)
-        shutil.rmtree(latest_checkpoint(folder)[1] or folder/'unfinished', ignore_errors=True)
+        for left in (*folder.glob('checkpoint-*'), folder/'unfinished'): shutil.rmtree(left, ignore_errors=True)
     accelerator.wait_for_everyone()
     return model.eval()

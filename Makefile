@@ -1,0 +1,43 @@
+# `make demo` shows the whole job, `make test` checks the whole book. Both make the environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SHAPES = data/shapes
+DEMO = --data $(SHAPES) --epochs 6 --segmenter-epochs 8 --scales 1 0.5 1.5 --predict-scales 1
+
+.PHONY: install demo seeds test lab clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --upgrade pip
+	$(BIN)/pip install -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/wsss_nb shapes $(SHAPES)
+	$(BIN)/wsss_nb run --out runs/baseline --pooling gap --words none $(DEMO)
+	$(BIN)/wsss_nb run --out runs/full --pooling hspp --words learned $(DEMO)
+	@$(BIN)/wsss_nb compare runs/baseline runs/full
+	@echo "The figures are runs/baseline/figures/examples.png and runs/full/figures/examples.png"
+
+# The same for two more seeds, up to the CAMs: the means are what the README reports.
+seeds: demo
+	for seed in 1 2; do \
+	  $(BIN)/wsss_nb run --out runs/baseline-$$seed --pooling gap --words none --seed $$seed --until cams $(DEMO) && \
+	  $(BIN)/wsss_nb run --out runs/full-$$seed --pooling hspp --words learned --seed $$seed --until cams $(DEMO) || exit; \
+	done
+	@$(BIN)/wsss_nb compare runs/baseline runs/baseline-1 runs/baseline-2 runs/full runs/full-1 runs/full-2
+
+# One thread a process: two processes that share two cores wait for each other most of the time.
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	$(BIN)/python -m pytest tests
+
+lab: install
+	$(BIN)/jupyter lab nbs
+
+clean:
+	rm -rf runs $(SHAPES) data/shapes.unfinished build *.egg-info

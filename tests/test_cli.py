@@ -1,0 +1,189 @@
+"The command as a stranger uses it: whole runs, Ctrl-C, odd photos, and every mistake that ends in one message and exit code 2."
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wsss_nb.cli import main
+from wsss_nb.shapes import make_shapes
+from wsss_nb.voc import write_mask
+
+SMALL = ('--epochs', 2, '--batch-size', 4, '--segmenter-batch-size', 4, '--segmenter-epochs', 2, '--num-words', 16, '--scales', 1, '--predict-scales', 1, '--workers', 1)
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp('data')/'shapes', train=10, val=4, size=64)
+
+
+@pytest.fixture(scope='session')
+def finished(shapes, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('runs')/'finished'
+    main(arguments('run', '--data', shapes, '--out', root, *SMALL))
+    return root
+
+
+def arguments(*words) -> list[str]: return [str(word) for word in words]
+
+
+@pytest.fixture
+def command(capsys):
+    "Call the command in this process: exit code, and all that it printed."
+    def call(*words):
+        capsys.readouterr()
+        try: main(arguments(*words)); code = 0
+        except SystemExit as leaving: code = leaving.code
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+    return call
+
+
+def files(root: Path) -> dict[Path, bytes]: return {p: p.read_bytes() for p in root.rglob('*') if p.is_file()}
+
+
+def refused(result, *said):
+    code, shown = result
+    assert code == 2, shown
+    assert 'Traceback' not in shown
+    for words in said: assert words in shown
+
+
+def test_a_finished_run_holds_what_the_design_says_and_is_left_alone(command, finished, shapes):
+    metrics = json.loads((finished/'metrics.json').read_text())
+    for kind, split, images in (('cam', 'train', 10), ('pseudo', 'train', 10), ('segmentation', 'val', 4), ('segmentation', 'train', 10)):
+        assert 0 <= metrics[kind][split]['miou'] <= 1 and metrics[kind][split]['images'] == images
+        assert list(metrics[kind][split]['iou'])[:2] == ['background', 'ring']
+    assert metrics['pseudo']['train']['background'] == metrics['cam']['train']['background']
+    assert len(list((finished/'cams').glob('*.npz'))) == len(list((finished/'pseudo').glob('*.png'))) == 10
+    assert len(list((finished/'predictions').glob('*.png'))) == 14 and (finished/'figures'/'examples.png').stat().st_size > 1000
+    before = files(finished)
+    code, shown = command('run', '--data', shapes, '--out', finished, *SMALL)
+    assert code == 0 and 'nothing to do' in shown and files(finished) == before
+
+
+def test_another_configuration_is_refused_with_what_differs(command, finished, shapes):
+    before = files(finished)
+    refused(command('run', '--data', shapes, '--out', finished, *SMALL, '--pooling', 'gap', '--seed', 5),
+            "pooling: 'hspp' there, 'gap' asked for", 'seed: 0 there, 5 asked for', 'another folder')
+    assert files(finished) == before
+
+
+def test_evaluate_elsewhere_leaves_the_run_alone(command, finished, tmp_path):
+    make_shapes(tmp_path/'other', train=3, val=3, size=64, seed=4)
+    before = files(finished)
+    code, shown = command('evaluate', finished, '--data', tmp_path/'other', '--split', 'val', '--out', tmp_path/'other.json')
+    assert code == 0 and 'CAM' in shown and 'segmentation' in shown and files(finished) == before
+    there = json.loads((tmp_path/'other.json').read_text())
+    assert there['cam']['val']['images'] == 3 and there['cam']['val']['best_miou'] >= there['cam']['val']['miou']
+    refused(command('evaluate', finished, '--data', tmp_path/'other', '--out', tmp_path/'other.json'), 'is there already')
+    refused(command('evaluate', finished, '--data', tmp_path/'other', '--split', 'test'), "no split 'test'")
+
+
+def test_stages_one_by_one_are_the_same_as_all_at_once(command, finished, shapes, tmp_path):
+    root = tmp_path/'run'
+    assert command('run', '--data', shapes, '--out', root, *SMALL, '--until', 'classify')[0] == 0
+    assert not list((root/'cams').iterdir())
+    refused(command('refine', root), 'wsss_nb cams')
+    refused(command('predict', root), 'wsss_nb segment')
+    for stage in ('cams', 'refine', 'segment', 'predict', 'evaluate'): assert command(stage, root)[0] == 0
+    ours, theirs = (json.loads((r/'metrics.json').read_text()) for r in (root, finished))
+    assert {k: v for k, v in ours.items() if k != 'seconds'} == {k: v for k, v in theirs.items() if k != 'seconds'}
+
+
+def start(*words, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, '-c', 'from wsss_nb.cli import main; main()', *arguments(*words)], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **options)
+
+
+def test_ctrl_c_leaves_a_run_that_the_same_command_finishes_with_the_same_numbers(finished, shapes, tmp_path):
+    words = ('run', '--data', shapes, '--out', tmp_path/'run', *SMALL)
+    process = start(*words)
+    for _ in range(1200):
+        if (tmp_path/'run'/'classifier').exists(): break
+        time.sleep(.05)
+    time.sleep(1.5)
+    os.killpg(process.pid, signal.SIGINT)   # as a terminal does it: to the workers, too
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and 'the same command goes on' in shown and 'Traceback' not in shown, shown
+    assert not (tmp_path/'run'/'figures'/'examples.png').exists()
+    process = start(*words)
+    assert process.wait(timeout=300) == 0, process.stdout.read()
+    ours, theirs = (json.loads((r/'metrics.json').read_text()) for r in (tmp_path/'run', finished))
+    for kind in ('cam', 'pseudo', 'segmentation'): assert ours[kind] == theirs[kind]
+
+
+def test_a_disk_that_takes_no_more_is_one_message_and_loses_nothing(shapes, tmp_path):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))   # as a full disk: writes fail from here on
+    process = start('run', '--data', shapes, '--out', tmp_path/'run', *SMALL, preexec_fn=limit)
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 2 and 'Traceback' not in shown and 'model.safetensors' in shown, shown
+    assert not list((tmp_path/'run').rglob('*.safetensors'))
+    assert start('run', '--data', shapes, '--out', tmp_path/'run', *SMALL).wait(timeout=300) == 0
+
+
+def test_users_mistakes(command, finished, shapes, tmp_path):
+    (tmp_path/'file').write_text('')
+    (tmp_path/'empty').mkdir()
+    torch.save({'layer.weight': torch.zeros(3)}, tmp_path/'other.pth')
+    run = ('run', '--data', shapes, '--out', tmp_path/'run', *SMALL)
+    refused(command('run', '--data', tmp_path/'nowhere', '--out', tmp_path/'run'), 'nowhere')
+    refused(command('run', '--data', tmp_path/'empty', '--out', tmp_path/'run'), 'no data set here')
+    refused(command('run', '--data', shapes, '--out', tmp_path/'file'/'run', *SMALL), 'file')
+    refused(command('run', '--data', shapes, '--out', shapes, *SMALL), 'something else here')
+    refused(command(*run, '--train', 'trian'), "no split 'trian'")
+    refused(command(*run, '--backbone', 'resnet7'), 'resnet7')
+    refused(command(*run, '--weights', 'missing.pth'), 'missing.pth')
+    refused(command(*run[:3], '--out', tmp_path/'weights', *SMALL, '--weights', tmp_path/'other.pth'), 'other.pth: weights of another network')
+    refused(command(*run[:3], '--out', tmp_path/'nan', *SMALL, '--learning-rate', '1e18'), 'is no number', 'tenth of the learning rate')
+    refused(command('cams', tmp_path/'empty'), 'config.json')
+    refused(command('compare', tmp_path/'empty'), 'config.json')
+    refused(command('evaluate', finished, '--data', tmp_path/'nowhere'), 'nowhere')
+    refused(command('frobnicate'))
+    refused(command('run', '--data', shapes))
+
+
+def test_check_lists_every_fault_and_run_refuses_before_it_makes_anything(command, tmp_path):
+    root = make_shapes(tmp_path/'shapes', train=6, val=2, size=64)
+    (root/'Annotations'/'train_00000.xml').write_text('<annotation><object>')
+    name = root/'Annotations'/'train_00001.xml'; name.write_text(name.read_text().replace('<name>', '<name>un'))
+    photo = root/'JPEGImages'/'train_00002.jpg'; photo.write_bytes(photo.read_bytes()[:700])
+    write_mask(root/'SegmentationClass'/'train_00003.png', np.full((3, 3), 1, np.uint8))
+    Image.open(root/'SegmentationClass'/'train_00004.png').convert('RGB').save(root/'SegmentationClass'/'train_00004.png')
+    listed = root/'ImageSets'/'Segmentation'/'train.txt'; listed.write_text(listed.read_text() + '../secret\nmissing\ntrain_00005\n')
+    code, shown = command('check', root)
+    assert code == 2 and 'Traceback' not in shown
+    for words in ('train_00000.xml', 'train_00001.xml', 'train_00002.jpg', 'train_00003.png', 'train_00004.png', '../secret', "'missing'", "'train_00005' is there more than once"):
+        assert words in shown, words
+    refused(command('run', '--data', root, '--out', tmp_path/'run', *SMALL), 'train_00000.xml')
+    assert not (tmp_path/'run').exists()
+
+
+def test_ones_own_photos_in_every_odd_form_get_masks_of_their_own_size(command, tmp_path):
+    root, generator = tmp_path/'mine', np.random.default_rng(0)
+    (root/'images').mkdir(parents=True)
+    colours = Image.fromarray(generator.integers(0, 255, (40, 60, 3), np.uint8))
+    photos = {'cmyk.jpg': colours.convert('CMYK'), 'grey.png': colours.convert('L'), 'alpha.png': colours.convert('RGBA'), 'dot.png': Image.new('RGB', (1, 1)),
+              'deep.png': Image.fromarray(generator.integers(0, 65535, (40, 60), np.uint16)), 'wide.png': Image.new('RGB', (10_000, 12), 'red')}
+    for name, photo in photos.items(): photo.save(root/'images'/name)
+    turned = Image.Exif(); turned[0x0112] = 6
+    colours.save(root/'images'/'turned.jpg', exif=turned)
+    names = [*photos, 'turned.jpg']
+    (root/'tags.csv').write_bytes(('file,tags\r\n' + ''.join(f'{n},{"cat;dog" if i % 2 else "cat"}\r\n' for i, n in enumerate(names))).encode())
+    code, shown = command('check', root)
+    assert code == 0, shown
+    small = [word for word in SMALL]; small[small.index('--batch-size') + 1] = 16   # more than there are photos
+    code, shown = command('run', '--data', root, '--out', tmp_path/'run', *small, '--crop', 64, '--longest', 256)
+    assert code == 0, shown
+    for name in names:
+        with Image.open(root/'images'/name) as photo, Image.open(tmp_path/'run'/'predictions'/f'{name[:-4]}.png') as mask:
+            assert mask.size == (photo.size[::-1] if name == 'turned.jpg' else photo.size), name
+    assert json.loads((tmp_path/'run'/'metrics.json').read_text()).keys() == {'seconds'}   # without masks, nothing is measured

@@ -1,0 +1,69 @@
+"Two processes take the same steps as one. A notebook can't start processes that share a training."
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = '''
+import sys, torch
+from wsss_nb.loaders import Batch
+from wsss_nb.training import OPTIMISERS, TrainingSettings, train
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self): return 24
+    def __getitem__(self, place):
+        x = torch.randn(5, generator=torch.Generator().manual_seed(place.index))
+        return Batch(x, x.sum()[None].sin())
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+loss = lambda model, batch: {'total': ((model(batch.images) - batch.targets) ** 2).mean()}
+train(model, Numbers(), loss, sys.argv[1], TrainingSettings(epochs=4, batch_size=int(sys.argv[2]), workers=0, checkpoint_steps=5))
+'''
+
+
+def train_with(processes: int, folder: Path, batch_size: int = 6) -> subprocess.CompletedProcess:
+    script = folder.with_suffix('.py')
+    script.write_text(SCRIPT)
+    launch = [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', str(processes), '--num_machines', '1',
+              '--mixed_precision', 'no', '--dynamo_backend', 'no', '--num_cpu_threads_per_process', '1']
+    if processes == 1: launch = [sys.executable]
+    return subprocess.run([*launch, str(script), str(folder), str(batch_size)], capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_end_where_one_does(tmp_path):
+    for processes in (1, 2):
+        done = train_with(processes, tmp_path/f'with{processes}')
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (load_file(tmp_path/f'with{n}'/'model.safetensors') for n in (1, 2))
+    for name in one: torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+    assert (tmp_path/'with2'/'log.csv').read_text().count('\n') == (tmp_path/'with1'/'log.csv').read_text().count('\n')
+
+
+def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(tmp_path):
+    done = train_with(2, tmp_path/'odd', batch_size=5)
+    assert done.returncode != 0 and 'cannot be shared out evenly between 2 processes' in done.stderr
+
+
+@pytest.mark.parametrize('precision', ['no', 'bf16'])
+def test_precision_is_a_setting_and_not_a_code_path(precision, tmp_path):
+    from wsss_nb.backbones import Backbone
+    from wsss_nb.classifier import WordClassifier
+    from wsss_nb.loaders import Batch
+    from wsss_nb.losses import word_loss
+    from wsss_nb.training import TrainingSettings, train
+
+    class Photos(torch.utils.data.Dataset):
+        def __len__(self): return 8
+        def __getitem__(self, place): return Batch(torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(place.index)), torch.eye(3)[place.index % 3])
+
+    torch.manual_seed(0)
+    backbone = Backbone([torch.nn.Conv2d(3, 8, 3, 2, 1)], [8], [2], (.5,) * 3, (.5,) * 3)
+    model = WordClassifier(backbone, 3, num_words=4)
+    loss = lambda model, batch: word_loss(model(batch.images), batch.targets)._asdict()
+    train(model, Photos(), loss, tmp_path/precision, TrainingSettings(epochs=2, batch_size=4, workers=0, precision=precision))
+    weights = load_file(tmp_path/precision/'model.safetensors')
+    assert all(t.dtype == torch.float32 and t.isfinite().all() for t in weights.values())

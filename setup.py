@@ -20,6 +20,7 @@ setup(
     url=settings['git_url'],
     license='Apache-2.0',
     keywords=settings['keywords'].split(),
+    classifiers=['Intended Audience :: Science/Research', 'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     packages=[settings['lib_name']],
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),

@@ -167,6 +167,34 @@ def test_check_lists_every_fault_and_run_refuses_before_it_makes_anything(comman
     assert not (tmp_path/'run').exists()
 
 
+def test_a_photo_that_is_cut_off_is_named_by_the_process_that_meets_it(command, tmp_path):
+    root = make_shapes(tmp_path/'shapes', train=6, val=1, size=64)
+    photo = root/'JPEGImages'/'train_00002.jpg'
+    whole = photo.read_bytes(); photo.write_bytes(whole[:len(whole) // 2])
+    run = ('run', '--data', root, '--out', tmp_path/'run', *SMALL)
+    refused(command(*run), 'train_00002.jpg')
+    photo.write_bytes(whole)
+    assert command(*run)[0] == 0
+    maps = tmp_path/'run'/'cams'/'train_00001.npz'; maps.write_bytes(maps.read_bytes()[:50])
+    (tmp_path/'run'/'pseudo'/'train_00001.png').unlink()
+    refused(command('refine', tmp_path/'run'), 'train_00001.npz', 'is no whole map')
+
+
+def test_a_finished_run_needs_its_own_photos_no_more(command, tmp_path):
+    for name, seed in (('own', 0), ('other', 1)): make_shapes(tmp_path/name, train=4, val=2, size=64, seed=seed)
+    assert command('run', '--data', tmp_path/'own', '--out', tmp_path/'run', *SMALL)[0] == 0
+    (tmp_path/'own').rename(tmp_path/'gone')
+    for words in (('evaluate', tmp_path/'run', '--data', tmp_path/'other'), ('compare', tmp_path/'run')): assert command(*words)[0] == 0, words
+    refused(command('cams', tmp_path/'run'), 'own')
+
+
+def test_settings_that_failed_at_once_can_be_corrected_in_place(command, shapes, tmp_path):
+    run = ('run', '--data', shapes, '--out', tmp_path/'run', *SMALL, '--until', 'classify')
+    refused(command(*run, '--frozen-stages', 9), 'has 5 stages')
+    assert command(*run)[0] == 0
+    refused(command(*run, '--frozen-stages', 2), 'frozen_stages: 3 there, 2 asked for')
+
+
 def test_ones_own_photos_in_every_odd_form_get_masks_of_their_own_size(command, tmp_path):
     root, generator = tmp_path/'mine', np.random.default_rng(0)
     (root/'images').mkdir(parents=True)

@@ -1,4 +1,5 @@
 "Two processes take the same steps as one. A notebook can't start processes that share a training."
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 SCRIPT = '''
 import sys, torch
 from wsss_nb.loaders import Batch
-from wsss_nb.training import OPTIMISERS, TrainingSettings, train
+from wsss_nb.training import TrainingSettings, process, train
 
 class Numbers(torch.utils.data.Dataset):
     def __len__(self): return 24
@@ -18,9 +19,11 @@ class Numbers(torch.utils.data.Dataset):
         x = torch.randn(5, generator=torch.Generator().manual_seed(place.index))
         return Batch(x, x.sum()[None].sin())
 
+print(f'one of {process().num_processes} processes', flush=True)
 torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
-loss = lambda model, batch: {'total': ((model(batch.images) - batch.targets) ** 2).mean()}
+model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8).eval(), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+model.train = lambda mode=True: model   # batch norm stays frozen, as in a backbone
+loss = lambda model, batch: {'total': ((model(batch.images) + model(batch.images / 2) - batch.targets) ** 2).mean()}   # seen at two scales
 train(model, Numbers(), loss, sys.argv[1], TrainingSettings(epochs=4, batch_size=int(sys.argv[2]), workers=0, checkpoint_steps=5))
 '''
 
@@ -28,10 +31,12 @@ train(model, Numbers(), loss, sys.argv[1], TrainingSettings(epochs=4, batch_size
 def train_with(processes: int, folder: Path, batch_size: int = 6) -> subprocess.CompletedProcess:
     script = folder.with_suffix('.py')
     script.write_text(SCRIPT)
-    launch = [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', str(processes), '--num_machines', '1',
-              '--mixed_precision', 'no', '--dynamo_backend', 'no', '--num_cpu_threads_per_process', '1']
-    if processes == 1: launch = [sys.executable]
-    return subprocess.run([*launch, str(script), str(folder), str(batch_size)], capture_output=True, text=True, timeout=300)
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
+    done = subprocess.run([*launch, str(script), str(folder), str(batch_size)], capture_output=True, text=True, timeout=300,
+                          env=os.environ | {'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'})
+    assert f'of {processes} processes' in done.stdout, done.stderr[-2000:]
+    return done
+
 
 
 def test_two_processes_end_where_one_does(tmp_path):

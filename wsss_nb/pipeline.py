@@ -20,7 +20,6 @@ from typing import Callable, Iterable, Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from PIL import Image, ImageDraw
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -34,7 +33,7 @@ from .loaders import Augmentation, Batch, ErrorsAsValues, MaskedCrops, TaggedCro
 from .losses import word_loss
 from .metrics import BackgroundSweep, ConfusionMatrix
 from .segmentation import predict_labels, segmentation_loss
-from .training import OPTIMISERS, TrainingSettings, device, load_model, progress, train
+from .training import OPTIMISERS, TrainingSettings, device, load_model, process, progress, train
 from .voc import Fault, InputError, VOCFolder, colour, read_image, read_mask, whole_file, write_mask
 
 # %% ../nbs/17_pipeline.ipynb #9b956416
@@ -64,7 +63,7 @@ class Config:
     segmenter_dilate: bool = True  # the same for the segmenter, as published
     segmenter_crop: int = 0       # pixels a side of the segmenter's crops; 0: 5/8 of the classifier's, up to a multiple of 32 (published: 321 of 512)
     segmenter_epochs: float = 12  # of the segmenter
-    segmenter_learning_rate: float = 0.003        # of the segmenter's backbone; published: 0.00025
+    segmenter_learning_rate: float = 0.00025      # of the segmenter's backbone, as published
     segmenter_scales: tuple[float, ...] = (1.0,)  # of the photo, in the segmenter's loss; published: 1, 0.5, 0.75
     predict_scales: tuple[float, ...] = (0.5, 0.75, 1.0)  # of the photo, for predictions
     predict_crf: bool = False     # refine predictions with a dense CRF
@@ -158,8 +157,8 @@ class Run:
         "Add to what has been measured: for each kind of mask, entries by split."
         metrics = self.metrics()
         for kind, by_split in entries.items(): metrics.setdefault(kind, {}).update(by_split)
-        if PartialState().is_main_process: write_json(self.root/'metrics.json', metrics)
-        PartialState().wait_for_everyone()
+        if process().is_main_process: write_json(self.root/'metrics.json', metrics)
+        process().wait_for_everyone()
 
 def median_long_side(folder: VOCFolder, photos: int = 200) -> float:
     "The median long side of the first photos, pixels. Only their headers are read."
@@ -180,7 +179,7 @@ def open_run(
              for name, value in asdict(config).items() if name not in ('out', 'workers')}
     asked['weights'] = config.weights if config.weights in ('imagenet', 'none') else str(Path(config.weights).absolute())
     asked['classes'], asked['photos'] = list(run.train.classes), {split: len(folder) for split, folder in run.splits.items()}
-    with PartialState().main_process_first(): compare_or_create(run, asked)
+    with process().main_process_first(): compare_or_create(run, asked)
     return run
 
 def compare_or_create(run: Run, asked: dict) -> None:
@@ -254,7 +253,7 @@ def missing(
     suffix: str,
 ) -> list[int]:          # places in the list
     "The photos of this process whose file is not there yet."
-    share = range(PartialState().process_index, len(folder), PartialState().num_processes)
+    share = range(process().process_index, len(folder), process().num_processes)
     return [i for i in share if not (path/f'{folder.ids[i]}{suffix}').exists()]
 
 def cams(run: Run) -> None:
@@ -267,7 +266,7 @@ def cams(run: Run) -> None:
         for i in progress(todo, 'CAMs'):
             cam = multiscale_cam(model, read_image(run.train.image_path(i)), run.train.labels(i), config.scales, config.longest)
             cam.save(run.root/'cams'/f'{run.train.ids[i]}.npz')
-    PartialState().wait_for_everyone()
+    process().wait_for_everyone()
     if unmeasured:
         run.record(cam={config.train: measure_cams(run.train, lambda i: CAM.load(run.root/'cams'/f'{run.train.ids[i]}.npz'), config.background)})
 
@@ -331,7 +330,7 @@ def refine(run: Run) -> None:
     for i in todo: require(run, f'cams/{run.train.ids[i]}.npz', 'cams')
     work = DataLoader(ErrorsAsValues(Refinement(run, todo, run.background)), batch_size=None, num_workers=config.workers, worker_init_fn=ignore_interrupt)
     for _ in raised(progress(work, 'pseudo masks', len(todo))) if todo else (): pass
-    PartialState().wait_for_everyone()
+    process().wait_for_everyone()
     if unmeasured:
         run.record(pseudo={config.train: measure_masks(run.train, run.root/'pseudo') | {'background': run.background}})
 
@@ -366,7 +365,7 @@ def predict(run: Run) -> None:
         for i in progress(todo, f'predictions of {split}') if todo else ():
             labels = predict_labels(model, read_image(folder.image_path(i)), config.predict_scales, crf=config.predict_crf, longest=config.longest)
             write_mask(run.root/'predictions'/f'{folder.ids[i]}.png', labels)
-        PartialState().wait_for_everyone()
+        process().wait_for_everyone()
         if unmeasured:
             run.record(segmentation={split: measure_masks(folder, run.root/'predictions')})
 
@@ -403,7 +402,7 @@ def evaluate(run: Run) -> None:
     for name in run.train.ids:
         for kind, suffix, stage in (('cams', '.npz', 'cams'), ('pseudo', '.png', 'refine'), ('predictions', '.png', 'predict')): require(run, f'{kind}/{name}{suffix}', stage)
     cams(run); refine(run); predict(run)
-    if not (run.root/'figures'/'examples.png').exists() and PartialState().is_main_process: draw_examples(run)
+    if not (run.root/'figures'/'examples.png').exists() and process().is_main_process: draw_examples(run)
 
 # %% ../nbs/17_pipeline.ipynb #0c691d8b
 DO = dict(zip(STAGES, (classify, cams, refine, segment, predict, evaluate)))
@@ -430,7 +429,7 @@ def run(
     if until not in STAGES: raise InputError(f"no stage is called '{until}'; there are {', '.join(STAGES)}")
     this = open_run(config)
     if is_done(this):
-        if PartialState().is_main_process: print(f'{this.root}: this run is finished, nothing to do')
+        if process().is_main_process: print(f'{this.root}: this run is finished, nothing to do')
         return this.metrics()
     for stage in STAGES[:STAGES.index(until) + 1]: do_stage(this, stage)
     return this.metrics()

@@ -51,7 +51,7 @@ def test_modules_and_notebooks_are_in_step_and_clean(tmp_path):
 @pytest.mark.parametrize('name', CHAPTERS)
 def test_importing_a_chapter_is_light_and_works_from_elsewhere(name, tmp_path):
     code = (f'import sys, wsss_nb.{name}; heavy = {{m.split(".")[0] for m in sys.modules}} & {{"IPython", "ipykernel", "jupyter_core", "jupyterlab", '
-            '"ipywidgets", "matplotlib", "nbdev"}; sys.exit(" ".join(sorted(heavy)) or 0)')
+            '"ipywidgets", "matplotlib", "nbdev", "scipy"}; sys.exit(" ".join(sorted(heavy)) or 0)')
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

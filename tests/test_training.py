@@ -38,7 +38,6 @@ def train_with(processes: int, folder: Path, batch_size: int = 6) -> subprocess.
     return done
 
 
-
 def test_two_processes_end_where_one_does(tmp_path):
     for processes in (1, 2):
         done = train_with(processes, tmp_path/f'with{processes}')

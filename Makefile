@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SHAPES = data/shapes
 # Shapes look like nothing in ImageNet, so there is nothing that dilated backbones would keep.
-DEMO = --data $(SHAPES) --dilate False --segmenter-dilate False --segmenter-learning-rate 0.001 --segmenter-crop 96 --epochs 6 --segmenter-epochs 5 --scales 1 0.5 1.5 --predict-scales 1
+DEMO = --data $(SHAPES) --dilate False --segmenter-dilate False --segmenter-learning-rate 0.001 --segmenter-crop 96 --epochs 5 --segmenter-epochs 5 --scales 1 0.5 1.5 --predict-scales 1
 
 .PHONY: install demo seeds test lab clean
 

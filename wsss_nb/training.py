@@ -74,14 +74,14 @@ def polynomial(
     return (1 - step / steps) ** power
 
 def create_optimiser(
-    model: nn.Module,       # its `backbone.` parameters learn at the base rate, the others `new_layers` times as fast
+    model: nn.Module,       # its `backbone.` parameters, or those that its `base_rate` names, learn at the base rate, the others `new_layers` times as fast
     settings: Optimiser,    # rates, momentum and weight decay
 ) -> torch.optim.SGD:
     "SGD with the two groups of the published runs; frozen parameters are in neither."
-    groups = {'backbone': [], 'new': []}
+    groups, at_base_rate = {'base': [], 'new': []}, getattr(model, 'base_rate', ('backbone.',))
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad: groups['backbone' if name.startswith('backbone.') else 'new'].append(parameter)
-    rates = {'backbone': settings.learning_rate, 'new': settings.learning_rate * settings.new_layers}
+        if parameter.requires_grad: groups['base' if name.startswith(at_base_rate) else 'new'].append(parameter)
+    rates = {'base': settings.learning_rate, 'new': settings.learning_rate * settings.new_layers}
     return torch.optim.SGD([dict(params=p, lr=rates[name], first_rate=rates[name]) for name, p in groups.items() if p],
                            momentum=settings.momentum, weight_decay=settings.weight_decay)
 

@@ -9,8 +9,10 @@ import torch
 
 from wsss_nb.classifier import Logits
 from wsss_nb.codebook import encode_words
+from wsss_nb.irn import boundary_displacement_loss, propagate
 from wsss_nb.losses import word_loss
 from wsss_nb.pooling import hspp
+from wsss_nb.random_walk import boundary_transition, directions, feature_transition, walk
 
 REFERENCE = Path(__file__).parents[2] / 'shared' / 'reference'
 pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason='the reference arrays are not here: they belong in shared/reference, beside the repository')
@@ -48,3 +50,33 @@ def test_losses():
     assert_close(loss.word, r['loss_word'])
     assert_close(loss.word_to_image, r['loss_word_to_image'])
     assert_close(loss.total, r['total'])
+
+
+def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    "Same shape, every value within a relative 1e-4."
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=0, check_dtype=False)
+
+
+def test_boundary_walk():
+    r = load('irn_random_walk')
+    settings = dict(radius=r['radius'].item(), beta=r['beta'].item())
+    assert_near(propagate(r['cam'], r['edge'], steps=r['steps'].item(), **settings), r['walked'])
+    assert_near(propagate(r['cam'], r['edge']), r['walked'])
+    # the published way: the whole matrix, squared eight times
+    transition = boundary_transition(r['edge'].double(), **settings)
+    matrix = torch.linalg.matrix_power(transition.to_dense(), r['steps'].item())
+    assert_near(((r['cam'] * (1 - r['edge'])).double().flatten(1) @ matrix).reshape(r['walked'].shape), r['walked'])
+    torch.testing.assert_close(transition.to_dense().sum(0), torch.ones(transition.shape[0], dtype=torch.double))
+
+
+def test_feature_walk():
+    r = load('psa_random_walk')
+    transition = feature_transition(r['features'], radius=r['radius'].item(), beta=r['beta'].item())
+    assert_near(walk(r['cam'], transition, steps=r['steps'].item()), r['walked'])
+
+
+def test_irn_losses():
+    r = load('irn_losses')
+    assert {tuple(o) for o in r['offsets'].tolist()} == set(directions(r['radius'].item()))
+    loss = boundary_displacement_loss(r['edge'], r['displacement'], r['labels'], radius=r['radius'].item())
+    for name in loss._fields: assert_near(getattr(loss, name), r[name if name == 'total' else f'loss_{name}'])

@@ -215,3 +215,28 @@ def test_ones_own_photos_in_every_odd_form_get_masks_of_their_own_size(command, 
         with Image.open(root/'images'/name) as photo, Image.open(tmp_path/'run'/'predictions'/f'{name[:-4]}.png') as mask:
             assert mask.size == (photo.size[::-1] if name == 'turned.jpg' else photo.size), name
     assert json.loads((tmp_path/'run'/'metrics.json').read_text()).keys() == {'seconds'}   # without masks, nothing is measured
+    for refine, background in (('irn', .25), ('affinity', .5)):                            # and the published settings are taken
+        code, shown = command('branch', tmp_path/'run', tmp_path/refine, '--refine', refine, '--until', 'refine')
+        assert code == 0, shown
+        metrics = json.loads((tmp_path/refine/'metrics.json').read_text())
+        assert metrics.keys() == {'seconds', 'refiner'} and metrics['refiner']['beta'] == 10
+        for name in names:
+            with Image.open(tmp_path/'run'/'pseudo'/f'{name[:-4]}.png') as before, Image.open(tmp_path/refine/'pseudo'/f'{name[:-4]}.png') as mask:
+                assert mask.size == before.size, name
+
+
+def test_a_refiner_that_was_interrupted_makes_the_same_masks(finished, tmp_path):
+    words = {out: ('branch', finished, tmp_path/out, '--refine', 'irn', '--until', 'refine') for out in ('cut', 'whole')}
+    process = start(*words['cut'])
+    for _ in range(1200):
+        if list((tmp_path/'cut'/'refiner').glob('labels/*.png')): break
+        time.sleep(.05)
+    time.sleep(1.)
+    os.killpg(process.pid, signal.SIGINT)
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and 'the same command goes on' in shown and 'Traceback' not in shown, shown
+    assert not list((tmp_path/'cut'/'pseudo').iterdir())
+    for out in words: assert start(*words[out]).wait(timeout=300) == 0
+    cut, whole = (files(tmp_path/out/'pseudo') for out in words)
+    assert len(whole) == 10 and {p.name: c for p, c in cut.items()} == {p.name: c for p, c in whole.items()}
+    assert (tmp_path/'cut'/'instances.json').read_bytes() == (tmp_path/'whole'/'instances.json').read_bytes()

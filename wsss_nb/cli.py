@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'COMMANDS', 'run', 'stage', 'classify', 'cams', 'refine', 'segment', 'predict', 'evaluate',
-           'compare', 'storage', 'shapes', 'download', 'check_data', 'explain', 'main']
+           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'explain', 'main']
 
 # %% ../nbs/21_cli.ipynb #3ba76cfa
 import errno
@@ -99,6 +99,17 @@ def compare(
     if not runs: raise InputError('name the folders of one run or more')
     print(pipeline.table(runs))
 
+def branch(
+    root: Positional[Folder],  # folder of a run with CAMs
+    out: Positional[Folder],   # folder for the new run
+    refine: Literal['crf', 'affinity', 'irn', 'none'],  # how the new run makes pseudo masks
+    until: Literal['refine', 'segment', 'predict', 'evaluate'] = 'evaluate',  # last stage to do
+    workers: int = 2,          # processes that read photos; without effect on the results
+) -> None:
+    "Begin a run with the classifier and the CAMs of another one, and go on with another refiner. The same command goes on with a branch that was cut off."
+    pipeline.branch(root, out, refine, until, workers)
+    print(pipeline.table([root, out]))
+
 # %% ../nbs/21_cli.ipynb #1d736688
 def storage(
     root: Positional[Folder],  # folder of a run
@@ -142,7 +153,7 @@ def check_data(
 
 # %% ../nbs/21_cli.ipynb #353c3f70
 COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
-                compare=compare, storage=storage, shapes=shapes, download=download, check=check_data)
+                compare=compare, branch=branch, storage=storage, shapes=shapes, download=download, check=check_data)
 
 def explain(
     error: OSError,  # with errno and file name where the system gives them

@@ -32,7 +32,7 @@ def irn_labels(
     foreground: float = .3,     # background score of which what remains is surely a thing
     background: float = .05,    # background score of which what is left is surely background
 ) -> np.ndarray:                # label map uint8 (H, W): 0, c + 1, or 255
-    "Sure labels for training. IRNet (CVPR 2019), section 4.1; its scores. Raises `ValueError` unless 0 <= background <= foreground < 1."
+    "Sure labels for training. IRNet (CVPR 2019); its scores. Raises `ValueError` unless 0 <= background <= foreground < 1."
     if not 0 <= background <= foreground < 1: raise ValueError(f'the scores must be 0 <= background <= foreground < 1, not {background} and {foreground}')
     sure, possible = (refine_labels(image, cam.to_labels(score, image.size[::-1])) for score in (foreground, background))
     return np.where(sure > 0, sure, np.where(possible > 0, IGNORE, 0)).astype(np.uint8)
@@ -138,7 +138,7 @@ def boundary_displacement_loss(
     labels: torch.Tensor,        # (B, h, w), integers; 255 is left out
     radius: int = 10,            # of the pairs, cells
 ) -> IRNLoss:
-    "What the fields pay for the pairs of a batch. IRNet (CVPR 2019), eqs. 4 to 9. Raises `ValueError` for maps that are too small for the radius."
+    "What the fields pay for the pairs of a batch. IRNet (CVPR 2019). Raises `ValueError` for maps that are too small for the radius."
     affinity, displacement = boundary_affinity(boundary.float(), radius), displacement.float()
     start, ways = seen_at(labels, (0, 0), radius), directions(radius)
     ends = torch.stack([seen_at(labels, d, radius) for d in ways], 1)
@@ -197,7 +197,7 @@ def propagate(
     steps: int = 256,        # of the walk
     tolerance: float = 0.,   # how far the result may be from that of all the steps; see `walk`
 ) -> torch.Tensor:           # (K, h, w)
-    "Scores of CAMs, spread by a random walk up to the borders. IRNet (CVPR 2019), eqs. 10 to 12. Raises `ValueError` for shapes that don't fit."
+    "Scores of CAMs, spread by a random walk up to the borders. IRNet (CVPR 2019). Raises `ValueError` for shapes that don't fit."
     return walk(cam * (1 - boundary), boundary_transition(boundary, radius, beta), steps, tolerance)
 
 def walked_cam(
@@ -212,7 +212,7 @@ def find_centroids(
     displacement: torch.Tensor,  # D: (2, h, w), in cells, dy first
     rounds: int = 300,           # how often the arrows are followed
 ) -> torch.Tensor:               # (2, h, w): the place (y, x) where each cell ends, within the map
-    "Where the arrows lead from each cell; between cells they are interpolated. IRNet (CVPR 2019), section 4.2."
+    "Where the arrows lead from each cell; between cells they are interpolated. IRNet (CVPR 2019)."
     height, width = displacement.shape[1:]
     grid = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
     place = torch.stack(grid).to(displacement)
@@ -225,16 +225,16 @@ def find_centroids(
 
 def find_instances(
     displacement: torch.Tensor,  # D: (2, h, w), in cells, dy first
-    inside: np.ndarray | None = None,  # bool (h, w): cells that are no background; None: any may be a thing
+    inside: np.ndarray | None = None,  # bool (h, w): cells that are no background, the only ones to be a centre; None: any may be
     short: float = 2.5,          # an arrow shorter than this belongs to a centre, cells
     rounds: int = 300,           # how often the arrows are followed
-) -> np.ndarray:                 # int32 (h, w): 0 for cells outside and those that end at no centre, then 1, 2, ...
+) -> np.ndarray:                 # int32 (h, w): 0 for cells that end at no centre, then 1, 2, ...
     "Which cells belong to one thing, whatever its class. Published: background cells may be part of a centre."
     from scipy.ndimage import label
     inside = np.ones(displacement.shape[1:], bool) if inside is None else inside
     centres, _ = label((displacement.square().sum(0).sqrt() < short).cpu().numpy() & inside)
     y, x = find_centroids(displacement, rounds).round().long().cpu().numpy()
-    return np.where(inside, centres[y, x], 0).astype(np.int32)
+    return centres[y, x].astype(np.int32)
 
 # %% ../nbs/14_irn.ipynb #e362c828
 def run_lengths(
@@ -253,7 +253,7 @@ def coco_annotations(
     scores: np.ndarray | None = None,  # (H, W), 0..1: an instance's score is its largest; None: 1
     least: int = 1,           # instances with fewer pixels are left out
 ) -> list[dict]:              # COCO annotations, without 'id'
-    "The instances of a photo: pixels of one class that belong to one thing. A thing's class is `category_id`; whoever wants none leaves it out."
+    "The instances of a photo: pixels of one class that end at one centre, and those that end at none. The class is `category_id`; whoever wants none leaves it out."
     at = [np.minimum((np.arange(n) + .5) * m // n, m - 1).astype(int) for n, m in zip(labels.shape, instances.shape)]
     number = instances[np.ix_(*at)]
     found = []

@@ -56,7 +56,7 @@ def boundary_affinity(
     boundary: torch.Tensor,  # B: (..., h, w), 0..1
     radius: int = 5,         # pixels
 ) -> torch.Tensor:           # a: (..., directions, h - radius + 1, w - 2 radius + 2), 0..1
-    "One less the strongest border on the way, for each direction and start. IRNet (CVPR 2019), eq. 3. Raises `ValueError` for a map that is too small."
+    "One less the strongest border on the way, for each direction and start. IRNet (CVPR 2019). Raises `ValueError` for a map that is too small."
     check_size(boundary, radius)
     # max over a dimension sends the gradient to one place of the path, as the published code does
     strongest = [torch.stack([seen_at(boundary, p, radius) for p in path(d)]).max(0).values for d in directions(radius)]
@@ -67,7 +67,7 @@ def feature_affinity(
     features: torch.Tensor,  # f: (..., C, h, w)
     radius: int = 5,         # pixels
 ) -> torch.Tensor:           # a: (..., directions, h - radius + 1, w - 2 radius + 2), 0..1
-    "Likeness of the features at both ends, for each direction and start. AffinityNet (CVPR 2018), eq. 3. Raises `ValueError` for a map that is too small."
+    "Likeness of the features at both ends, for each direction and start. AffinityNet (CVPR 2018), section 3.3. Raises `ValueError` for a map that is too small."
     check_size(features, radius)
     start = seen_at(features, (0, 0), radius)
     return torch.stack([(-(seen_at(features, d, radius) - start).abs().mean(-3)).exp() for d in directions(radius)], -3)
@@ -136,7 +136,7 @@ def boundary_transition(
     radius: int = 5,         # pixels
     beta: float = 10,        # how little a doubtful way counts
 ) -> Transition:             # of the h x w pixels
-    "The walk that stops at borders. IRNet (CVPR 2019), eq. 10. Raises `ValueError` for what is no single map of 0..1."
+    "The walk that stops at borders. IRNet (CVPR 2019). Raises `ValueError` for what is no single map of 0..1."
     check_boundary(boundary)
     reach = radius - 1
     return _transition(boundary_affinity(F.pad(boundary[None], (reach, reach, 0, reach), value=1.)[0], radius), radius, beta)
@@ -154,7 +154,7 @@ def feature_transition(
     radius: int = 5,         # pixels
     beta: float = 8,         # how little a doubtful way counts
 ) -> Transition:             # of the h x w places
-    "The walk through what has like features. AffinityNet (CVPR 2018), eq. 5. Raises `ValueError` for features that are no (C, h, w) of finite numbers."
+    "The walk through what has like features. AffinityNet (CVPR 2018), section 3.3. Raises `ValueError` for features that are no (C, h, w) of finite numbers."
     if features.ndim != 3 or not features.numel(): raise ValueError(f'features are (C, h, w), not {tuple(features.shape)}')
     if not features.isfinite().all(): raise ValueError('the features hold nan or infinity')
     reach, (height, width) = radius - 1, features.shape[-2:]

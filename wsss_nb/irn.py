@@ -15,6 +15,7 @@ from typing import NamedTuple, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import reduce
 from PIL import Image
 from torch import nn
 
@@ -23,6 +24,7 @@ from .cam import CAM, strided_size
 from .crf import refine_labels
 from .loaders import Batch, normalise
 from .random_walk import boundary_affinity, boundary_transition, directions, seen_at, walk
+from .training import process
 from .voc import IGNORE, whole_file
 
 # %% ../nbs/14_irn.ipynb #5dcbf1df
@@ -145,16 +147,19 @@ def boundary_displacement_loss(
     start = start[:, None]
     known = (start != IGNORE) & (ends != IGNORE)
     is_same = known & (start == ends)
-    background, foreground, differ = (is_same & (start == 0)).float(), (is_same & (start > 0)).float(), (known & (start != ends)).float()
-    mean = lambda values, pairs: (values * pairs).sum() / (pairs.sum() + 1e-5)
+    kinds = {'background': is_same & (start == 0), 'foreground': is_same & (start > 0), 'differ': known & (start != ends)}
+    process()   # `reduce` asks who the others are
+    counts = reduce(torch.stack([kind.sum() for kind in kinds.values()]).float(), 'mean') + 1e-5   # over processes, so that several take the step of one
+    count = dict(zip(kinds, counts))
+    mean = lambda values, kind: (values * kinds[kind]).sum() / count[kind]
     agree = -(affinity + 1e-5).log()
-    positive = (mean(agree, background) + mean(agree, foreground)) / 2
-    negative = mean(-(1 + 1e-5 - affinity).log(), differ)
+    positive = (mean(agree, 'background') + mean(agree, 'foreground')) / 2
+    negative = mean(-(1 + 1e-5 - affinity).log(), 'differ')
     here, steps = seen_at(displacement, (0, 0), radius), displacement.new_tensor(ways)
     # the pairs are the second dimension, (B, pairs, 2, ...), as in `known`
     apart = torch.stack([here - seen_at(displacement, d, radius) for d in ways], 1)
     to_centre = (apart - steps[:, :, None, None]).abs().mean(2)
-    terms = positive, negative, mean(to_centre, foreground), mean(apart.abs().mean(2), background)
+    terms = positive, negative, mean(to_centre, 'foreground'), mean(apart.abs().mean(2), 'background')
     return IRNLoss(*terms, (terms[0] + terms[1]) / 2 + (terms[2] + terms[3]) / 2)
 
 # %% ../nbs/14_irn.ipynb #adb1ba5a
@@ -195,10 +200,11 @@ def propagate(
     radius: int = 5,         # of a step, cells
     beta: float = 10,        # how little a doubtful way counts
     steps: int = 256,        # of the walk
+    on_border: bool = False, # keep the scores on the border; published: not
     tolerance: float = 0.,   # how far the result may be from that of all the steps; see `walk`
 ) -> torch.Tensor:           # (K, h, w)
     "Scores of CAMs, spread by a random walk up to the borders. IRNet (CVPR 2019). Raises `ValueError` for shapes that don't fit."
-    return walk(cam * (1 - boundary), boundary_transition(boundary, radius, beta), steps, tolerance)
+    return walk(cam if on_border else cam * (1 - boundary), boundary_transition(boundary, radius, beta), steps, tolerance)
 
 def walked_cam(
     cam: CAM,                # of a photo

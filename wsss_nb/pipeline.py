@@ -34,11 +34,10 @@ from .cam import CAM, multiscale_cam
 from .classifier import WordClassifier
 from .crf import refine_labels
 from .deeplab import DeepLabV2
-from .irn import IRNet, coco_annotations, find_instances, irn_fields, irn_labels, irn_training_loss, set_mean_displacement, walked_cam, write_coco
+from .irn import IRNet, coco_annotations, find_instances, irn_fields, irn_labels, irn_training_loss, propagate, set_mean_displacement, walked_cam, write_coco
 from .loaders import Augmentation, Batch, ErrorsAsValues, MaskedCrops, TaggedCrops, ignore_interrupt, raised
 from .losses import word_loss
 from .metrics import BackgroundSweep, ConfusionMatrix
-from .random_walk import boundary_transition, walk
 from .segmentation import predict_labels, segmentation_loss
 from .training import OPTIMISERS, TrainingSettings, device, load_model, process, progress, save_model, train
 from .voc import Fault, InputError, VOCFolder, colour, read_image, read_mask, whole_file, write_mask
@@ -425,17 +424,12 @@ def walks(
     "What becomes of the CAMs of a photo."
     cam = CAM.load(run.root/'cams'/f'{run.train.ids[i]}.npz')
     image = at_most(read_image(run.train.image_path(i)), run.config.longest)
-    betas = sorted({setting['beta'] for setting in settings})
     if run.config.refine == 'irn':
         boundary, displacement = irn_fields(model, image)
         maps = torch.from_numpy(cam.resize(tuple(boundary.shape))).to(boundary)
-        walked = {}
-        for beta in betas:
-            both = walk(torch.cat([maps * (1 - boundary), maps]), boundary_transition(boundary, beta=beta), tolerance=1e-3)
-            for kept in (False, True): walked[beta, kept] = walked_cam(cam, both[len(maps):] if kept else both[:len(maps)])
-        return [walked[s['beta'], s['on_border']] for s in settings], displacement
+        return [walked_cam(cam, propagate(maps, boundary, **setting, tolerance=1e-3)) for setting in settings], displacement
     features, alphas = affinity_features(model, image), sorted({setting['alpha'] for setting in settings})
-    walked = {beta: walk_cams(torch.from_numpy(cam.maps), features, alphas, beta=beta, tolerance=1e-3) for beta in betas}
+    walked = {beta: walk_cams(torch.from_numpy(cam.maps), features, alphas, beta=beta, tolerance=1e-3) for beta in {setting['beta'] for setting in settings}}
     return [walked[s['beta']].to_cam(cam.classes, alphas.index(s['alpha']), cam.size) for s in settings], None
 
 def choose_walk(

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'COMMANDS', 'run', 'stage', 'classify', 'cams', 'refine', 'segment', 'predict', 'evaluate',
-           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'explain', 'main']
+           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'documented', 'explain', 'main']
 
 # %% ../nbs/21_cli.ipynb #3ba76cfa
 import errno
+import inspect
+import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Callable, Literal
 
 import tyro
 
@@ -152,8 +154,17 @@ def check_data(
     print('no faults')
 
 # %% ../nbs/21_cli.ipynb #353c3f70
+def documented(
+    command: Callable,  # a function with a comment behind each parameter
+) -> Callable:          # the same function
+    "Put the comments of the parameters into the docstring, where the help of the command line finds them."
+    lines = re.findall(r'^    (\w+): .*,\s+# (.+)$', inspect.getsource(command), re.M)
+    if lines: command.__doc__ += '\n\nArgs:\n' + ''.join(f'    {name}: {text}\n' for name, text in lines)
+    return command
+
 COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
                 compare=compare, branch=branch, storage=storage, shapes=shapes, download=download, check=check_data)
+for command in COMMANDS.values(): documented(command)
 
 def explain(
     error: OSError,  # with errno and file name where the system gives them

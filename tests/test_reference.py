@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from wsss_nb.classifier import Logits
-from wsss_nb.codebook import encode_words
+from wsss_nb.codebook import encode_words, update_memory
 from wsss_nb.irn import boundary_displacement_loss, propagate
-from wsss_nb.losses import word_loss
+from wsss_nb.losses import decov, entropy, word_loss
 from wsss_nb.pooling import hspp
 from wsss_nb.random_walk import boundary_transition, directions, feature_transition, walk
 
@@ -50,6 +50,18 @@ def test_losses():
     assert_close(loss.word, r['loss_word'])
     assert_close(loss.word_to_image, r['loss_word_to_image'])
     assert_close(loss.total, r['total'])
+
+
+def test_memory_bank():
+    r = load('memory_bank')
+    assert_close(update_memory(r['codebook'], r['features'], r['momentum'].item()), r['updated'])
+    assert_close(update_memory(r['codebook'], r['features']), r['updated'])
+
+
+def test_word_regularisers():
+    r = load('vwl_regularisers')
+    assert_close(decov(r['codebook']), r['decov'])
+    assert_close(entropy(r['word_logits']), r['entropy'])
 
 
 def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:

@@ -71,3 +71,28 @@ def test_precision_is_a_setting_and_not_a_code_path(precision, tmp_path):
     train(model, Photos(), loss, tmp_path/precision, TrainingSettings(epochs=2, batch_size=4, workers=0, precision=precision))
     weights = load_file(tmp_path/precision/'model.safetensors')
     assert all(t.dtype == torch.float32 and t.isfinite().all() for t in weights.values())
+
+
+def test_two_processes_share_one_memory_bank(tmp_path):
+    from wsss_nb.codebook import update_memory
+    script = tmp_path/'memory.py'
+    script.write_text(f'''
+import torch
+from wsss_nb.codebook import draw_memory, update_memory
+torch.distributed.init_process_group('gloo')
+rank = torch.distributed.get_rank()
+torch.manual_seed(0)
+codebook, features = torch.randn(5, 4), torch.randn(2, 4, 3, 6)
+torch.manual_seed(rank)
+drawn = draw_memory(features[rank:rank + 1], 7)
+torch.save((update_memory(codebook, features[rank:rank + 1], .3), drawn), r'{tmp_path}/' + str(rank))
+torch.distributed.destroy_process_group()
+''')
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stderr[-2000:]
+    torch.manual_seed(0)
+    codebook, features = torch.randn(5, 4), torch.randn(2, 4, 3, 6)
+    (first, drawn), (second, drawn_too) = (torch.load(tmp_path/str(rank)) for rank in (0, 1))
+    assert torch.equal(first, second) and torch.equal(drawn, drawn_too)
+    torch.testing.assert_close(first, update_memory(codebook, features, .3))   # as one process that has all the photos

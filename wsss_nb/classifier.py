@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .codebook import create_codebook, encode_words
+from .codebook import create_codebook, draw_memory, encode_words, update_memory
 from .pooling import POOLINGS, gap
 from .voc import InputError
 
 # %% ../nbs/07_classifier.ipynb #a6ba7462
 class Logits(NamedTuple):
     """What the classifier says of a batch: `image` (B, C), `word` (B, k) and `word_to_image` (B, C) are logits; `word_labels` (B, k)
-    are 0 or 1. All but `image` are None where the network has no words."""
+    are 0 or 1. `word_to_image` is None with a memory bank, all but `image` are None where the network has no words."""
     image: torch.Tensor
     word: torch.Tensor | None
     word_to_image: torch.Tensor | None
@@ -34,25 +34,27 @@ class WordClassifier(nn.Module):
         num_classes: int,          # C, background not counted
         num_words: int = 256,      # k
         pooling: Literal['hspp', 'gap', 'gmp'] = 'hspp',  # what the image logits are pooled with
-        words: Literal['learned'] | None = 'learned',     # a learned codebook (eqs. 1-3), or none
+        words: Literal['learned', 'memory'] | None = 'learned',  # a learned codebook (IJCAI, VWL-L), a memory bank (VWL-M), or none
     ):
         super().__init__()
         if pooling not in POOLINGS: raise InputError(f"no pooling is called '{pooling}'; there are {', '.join(POOLINGS)}")
-        if words not in ('learned', None): raise InputError(f"words can be 'learned' or None, not '{words}'")
-        self.backbone, self.pooling = backbone, pooling
+        if words not in ('learned', 'memory', None): raise InputError(f"words can be 'learned', 'memory' or None, not '{words}'")
+        self.backbone, self.pooling, self.words = backbone, pooling, words
         self.classifier = nn.Linear(backbone.channels, num_classes, bias=False)
-        self.codebook = create_codebook(num_words, backbone.channels) if words else None
-        if words:
-            self.word_classifier = nn.Linear(backbone.channels, num_words, bias=False)
-            self.word_to_image = nn.Linear(num_words, num_classes, bias=False)
+        if words == 'memory': self.register_buffer('codebook', torch.zeros(num_words, backbone.channels))   # zeros: not drawn yet
+        else: self.codebook = create_codebook(num_words, backbone.channels) if words else None
+        if words: self.word_classifier = nn.Linear(backbone.channels, num_words, bias=False)
+        if words == 'learned': self.word_to_image = nn.Linear(num_words, num_classes, bias=False)
 
     def forward(self, images: torch.Tensor) -> Logits:
         "Logits of a batch of normalised images (B, 3, H, W)."
         features = self.backbone(images)
         image = self.classifier(POOLINGS[self.pooling](features))
         if self.codebook is None: return Logits(image, None, None, None)
+        if self.words == 'memory' and self.training and not self.codebook.any(): self.codebook.copy_(draw_memory(features, len(self.codebook)))
         words = encode_words(features, self.codebook)
-        return Logits(image, self.word_classifier(gap(features)), self.word_to_image(words.histogram), words.labels)
+        if self.words == 'memory' and self.training: self.codebook.copy_(update_memory(self.codebook, features))
+        return Logits(image, self.word_classifier(gap(features)), self.word_to_image(words.histogram) if self.words == 'learned' else None, words.labels)
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
         "The class activation maps (B, C, h, w) of normalised images (B, 3, H, W): how much each location speaks for each class, 0 or more."

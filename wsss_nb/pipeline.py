@@ -36,7 +36,7 @@ from .crf import refine_labels
 from .deeplab import DeepLabV2
 from .irn import IRNet, coco_annotations, find_instances, irn_fields, irn_labels, irn_training_loss, propagate, set_mean_displacement, walked_cam, write_coco
 from .loaders import Augmentation, Batch, ErrorsAsValues, MaskedCrops, TaggedCrops, ignore_interrupt, raised
-from .losses import word_loss
+from .losses import decov, entropy, word_loss
 from .metrics import BackgroundSweep, ConfusionMatrix
 from .segmentation import predict_labels, segmentation_loss
 from .training import OPTIMISERS, TrainingSettings, device, load_model, process, progress, save_model, train
@@ -53,7 +53,8 @@ class Config:
     backbone: str = 'efficientnet_lite0'  # of both networks: efficientnet_lite0, resnet18, resnet50, resnet101 or timm/<name>
     weights: str = 'imagenet'     # the backbone's first weights: imagenet, none (random), or a local file
     pooling: Literal['hspp', 'gap', 'gmp'] = 'hspp'  # of the image logits; the baseline has gap
-    words: Literal['learned', 'none'] = 'learned'    # visual words; the baseline has none
+    words: Literal['learned', 'memory', 'none'] = 'learned'  # visual words: a learned codebook, a memory bank (VWL-M), or none as in the baseline
+    decov: float = 0.0            # weight of the term that keeps learned words apart; VWL-L: 1
     num_words: int = 256          # size of the codebook
     output_stride: int = 16       # of the classifier: pixels per cell of its map
     dilate: bool = True           # dilate the classifier's backbone where a stride was taken away; published: not
@@ -98,7 +99,7 @@ def check_config(config: Config) -> None:
                 'batch_size', 'segmenter_batch_size')
     wrong = [f'{name} must be more than 0, not {getattr(config, name)}' for name in positive if not getattr(config, name) > 0]
     wrong += [f'{name} must be 0 or more, not {getattr(config, name)}'
-              for name in ('frozen_stages', 'crop', 'learning_rate', 'refiner_crop', 'segmenter_crop', 'workers') if not getattr(config, name) >= 0]
+              for name in ('frozen_stages', 'crop', 'decov', 'learning_rate', 'refiner_crop', 'segmenter_crop', 'workers') if not getattr(config, name) >= 0]
     wrong += [f'{name} must be 8, 16 or 32, not {getattr(config, name)}'
               for name in ('output_stride', 'segmenter_stride') if getattr(config, name) not in (8, 16, 32)]
     wrong += [f'{name} must be numbers over 0 and at most 4, not {getattr(config, name)}' for name in ('scales', 'segmenter_scales', 'predict_scales')
@@ -106,6 +107,7 @@ def check_config(config: Config) -> None:
     wrong += [f'{f.name} must be one of {", ".join(f.type.__args__)}, not {getattr(config, f.name)}' for f in fields(config)
               if hasattr(f.type, '__args__') and f.name in ('pooling', 'words', 'optimiser', 'refine', 'precision') and getattr(config, f.name) not in f.type.__args__]
     if not (config.background == -1 or 0 <= config.background < 1): wrong.append(f'background must be from 0 to 1, or -1 for the best, not {config.background}')
+    if config.decov and config.words != 'learned': wrong.append(f"decov is for learned words; with words {config.words} it must be 0, not {config.decov}")
     scores = config.refiner_scores
     if scores and not (len(scores) == 2 and 0 < scores[1] <= scores[0] < 1):
         wrong.append(f'refiner_scores must be two numbers between 0 and 1, of things and of background, the first not below the second; not {scores}')
@@ -263,14 +265,21 @@ def classify(run: Run) -> WordClassifier:
     sides = round(.625 * run.crop), round(1.25 * run.crop)   # 320 to 640 for a crop of 512
     crops = TaggedCrops(run.train, Augmentation(run.crop, model.backbone.mean, model.backbone.std, long_side=sides), config.seed)
     settings = TrainingSettings(config.epochs, config.batch_size, optimiser, config.precision, config.workers, config.seed)
-    return train(model, crops, tag_loss, run.root/'classifier', settings, 'classifier')
+    return train(model, crops, partial(tag_loss, decov_weight=config.decov), run.root/'classifier', settings, 'classifier')
 
 def tag_loss(
-    model: nn.Module,  # a `WordClassifier`
+    model: nn.Module,  # a `WordClassifier`, or what shares it between processes
     batch: Batch,      # images and tags
+    decov_weight: float = 0.,  # of the term that keeps learned words apart
 ) -> dict[str, torch.Tensor]:
-    "Eq. 5 by name, for the training loop."
-    return word_loss(model(batch.images), batch.targets)._asdict()
+    "Eq. 5 by name, for the training loop; with DeCov, if it has a weight, and the entropy of the words, which is watched only."
+    logits = model(batch.images)
+    terms = word_loss(logits, batch.targets)._asdict()
+    if logits.word is not None: terms['entropy'] = entropy(logits.word.detach())
+    if decov_weight:
+        terms['decov'] = decov(getattr(model, 'module', model).codebook)
+        terms['total'] = terms['total'] + decov_weight * terms['decov']
+    return terms
 
 # %% ../nbs/17_pipeline.ipynb #d2c64a51
 def missing(
@@ -696,7 +705,8 @@ def table_line(
     "What a run has measured: mIoU in percent, background score, minutes."
     config, metrics = read_config(root), read_json(root/'metrics.json')
     measured = {'CAM': ('cam', config.train), 'pseudo mask': ('pseudo', config.train), 'segmentation': ('segmentation', config.val)}
-    line = {'run': root.name, 'pooling': config.pooling, 'words': config.words, 'refine': config.refine, 'seed': str(config.seed)}
+    words = f'{config.words} + decov' if config.decov else config.words
+    line = {'run': root.name, 'pooling': config.pooling, 'words': words, 'refine': config.refine, 'seed': str(config.seed)}
     for column, (kind, split) in measured.items():
         line[column] = f"{100 * metrics[kind][split]['miou']:.1f}" if split in metrics.get(kind, {}) else '-'
     background = metrics.get('cam', {}).get(config.train, {}).get('background', '-')

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'COMMANDS', 'run', 'stage', 'classify', 'cams', 'refine', 'segment', 'predict', 'evaluate',
-           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'documented', 'explain', 'main']
+           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'TableOfRuns', 'TableB', 'TableA',
+           'TableC', 'table', 'documented', 'explain', 'main']
 
 # %% ../nbs/21_cli.ipynb #3ba76cfa
 import errno
 import inspect
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Callable, Literal
 
 import tyro
 
-from . import pipeline
+from . import pipeline, tables
 from .pipeline import Config
 from .shapes import make_shapes
 from .voc import InputError, check, download_voc2012, summarise
@@ -153,6 +155,35 @@ def check_data(
     if faults: raise InputError(f'{root}: {len(faults)} fault{"s" * (len(faults) > 1)}, listed above')
     print('no faults')
 
+# %% ../nbs/21_cli.ipynb #004feffc
+@dataclass(frozen=True)
+class TableOfRuns:
+    runs: Positional[tuple[Path, ...]]  # folders of runs
+
+@dataclass(frozen=True)
+class TableB:
+    config: Annotated[Config, tyro.conf.arg(name='')]  # of all runs; out is the folder of the table, and gets a folder for each run
+    seeds: tuple[int, ...] = (0, 1, 2)      # each variant is trained with each of these, instead of the one --seed
+    variants: tuple[Literal['baseline', 'GMP', '+ words', '+ HSPP', 'both', 'VWL-L', 'VWL-M'], ...] = ('baseline', '+ words', '+ HSPP', 'both')  # rows
+
+@dataclass(frozen=True)
+class TableA(TableOfRuns): "CAMs and refined label maps of runs, beside the published ones."
+
+@dataclass(frozen=True)
+class TableC(TableOfRuns): "The segmenters of runs, beside the published ones."
+
+def table(
+    which: Annotated[Annotated[TableA, tyro.conf.subcommand('a')]
+                     | Annotated[TableB, tyro.conf.subcommand('b', description='The ablation: train the variants with several seeds, and measure what words and HSPP add.')]
+                     | Annotated[TableC, tyro.conf.subcommand('c')], tyro.conf.arg(name='')],
+) -> None:
+    "The paper's tables (a), (b) and (c), measured, beside the published figures. The same command goes on with a table that was cut off."
+    if isinstance(which, TableB):
+        text = tables.table_b(which.config, which.seeds, which.variants)
+        print(f'{text}\n{which.config.out}/table_b.csv has every row, {which.config.out}/table_b.png shows them')
+    elif not which.runs: raise InputError('name the folders of one run or more')
+    else: print(tables.table_of_runs('a' if isinstance(which, TableA) else 'c', which.runs))
+
 # %% ../nbs/21_cli.ipynb #353c3f70
 def documented(
     command: Callable,  # a function with a comment behind each parameter
@@ -163,7 +194,7 @@ def documented(
     return command
 
 COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
-                compare=compare, branch=branch, storage=storage, shapes=shapes, download=download, check=check_data)
+                compare=compare, branch=branch, table=table, storage=storage, shapes=shapes, download=download, check=check_data)
 for command in COMMANDS.values(): documented(command)
 
 def explain(

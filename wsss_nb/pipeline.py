@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['LEAST_REFINER_CROP', 'STAGES', 'BACKGROUND', 'ALPHAS', 'WALKED_BACKGROUND', 'DO', 'Config', 'check_config',
-           'write_json', 'read_json', 'Run', 'median_long_side', 'open_run', 'compare_or_create', 'has_results',
-           'read_config', 'build_classifier', 'first_weights', 'classify', 'tag_loss', 'missing', 'cams', 'require',
-           'measure_cams', 'measure_masks', 'LabelMaps', 'at_most', 'make_label_maps', 'labels_of', 'sure_scores',
-           'sure_labels', 'build_refiner', 'walk_settings', 'walks', 'choose_walk', 'train_refiner', 'walk_photos',
-           'write_instances', 'refine', 'build_segmenter', 'segment', 'predict', 'heat', 'draw_examples', 'evaluate',
-           'do_stage', 'is_done', 'run', 'branch', 'evaluate_elsewhere', 'measure_storage', 'table_line', 'table_mean',
-           'table']
+           'write_json', 'read_json', 'Run', 'median_long_side', 'open_run', 'as_written', 'compare_or_create',
+           'has_results', 'read_config', 'build_classifier', 'first_weights', 'classify', 'tag_loss', 'missing', 'cams',
+           'require', 'measure_cams', 'measure_masks', 'LabelMaps', 'at_most', 'make_label_maps', 'labels_of',
+           'sure_scores', 'sure_labels', 'build_refiner', 'walk_settings', 'walks', 'choose_walk', 'train_refiner',
+           'walk_photos', 'write_instances', 'refine', 'build_segmenter', 'segment', 'predict', 'heat', 'draw_examples',
+           'evaluate', 'do_stage', 'is_done', 'run', 'branch', 'measure_new_cams', 'evaluate_elsewhere',
+           'measure_storage', 'table_line', 'table_mean', 'markdown', 'table']
 
 # %% ../nbs/17_pipeline.ipynb #7b7e886f
 import json
@@ -203,18 +203,22 @@ def open_run(
 ) -> Run:
     "Make a run folder, or open one with the same configuration and photos. Raises `InputError` that says what differs, or that the folder can't be used."
     run = Run(config)
-    asked = {name: str(Path(value).absolute()) if name == 'data' else list(value) if isinstance(value, tuple) else value
-             for name, value in asdict(config).items() if name not in ('out', 'workers')}
-    asked['weights'] = config.weights if config.weights in ('imagenet', 'none') else str(Path(config.weights).absolute())
+    asked = as_written(config)
     asked['classes'], asked['photos'] = list(run.train.classes), {split: len(folder) for split, folder in run.splits.items()}
     with process().main_process_first(): compare_or_create(run, asked)
     return run
+
+def as_written(config: Config) -> dict:
+    "The settings as config.json holds them: all that the results depend on."
+    written = {name: str(Path(value).absolute()) if name == 'data' else list(value) if isinstance(value, tuple) else value
+               for name, value in asdict(config).items() if name not in ('out', 'workers')}
+    return written | {'weights': config.weights if config.weights in ('imagenet', 'none') else str(Path(config.weights).absolute())}
 
 def compare_or_create(run: Run, asked: dict) -> None:
     "Refuse a folder that doesn't hold what is asked for; make one where there is nothing."
     path = run.root/'config.json'
     if path.exists():
-        there = read_json(path)
+        there = as_written(Config(data=Path(), out=Path())) | read_json(path)
         differs = [f'{name}: {there.get(name)!r} there, {asked.get(name)!r} asked for' for name in {**asked, **there} if there.get(name) != asked.get(name)]
         if differs and has_results(run): raise InputError(Fault(path, 'this run was made with another configuration:\n  ' + '\n  '.join(differs),
                                            'Give the same settings to go on with it, or another folder to start anew'))
@@ -236,10 +240,12 @@ def read_config(
     root: str | Path,   # folder of a run
 ) -> Config:
     "The configuration that a run was made with. Raises `InputError` if the folder is no run."
-    there = read_json(Path(root)/'config.json')
+    path = Path(root)/'config.json'
+    there = read_json(path)
+    if not isinstance(there, dict) or not {'data', 'classes', 'photos'} <= there.keys():
+        raise InputError(Fault(path, 'this is no configuration of a run', 'Put it back from a copy, or start a new run in another folder'))
+    there = as_written(Config(data=Path(), out=Path())) | there   # a setting that is younger than the run had the effect of its default
     known = {f.name for f in fields(Config)} - {'out', 'workers'}
-    absent = [name for name in known if name not in there]
-    if absent: raise InputError(Fault(Path(root)/'config.json', f'the settings {", ".join(sorted(absent))} are missing', 'It was made by another version: start a new run'))
     values = {name: tuple(there[name]) if isinstance(there[name], list) else there[name] for name in known}
     return Config(**values | {'data': Path(there['data']), 'out': Path(root)})
 
@@ -655,6 +661,16 @@ def branch(
     return run(new.config, until)
 
 # %% ../nbs/17_pipeline.ipynb #b90e8fc3
+def measure_new_cams(
+    run: Run,            # with a classifier
+    folder: VOCFolder,   # photos with masks, of the same classes
+) -> dict:               # see `measure_cams`
+    "Measure the CAMs that a run's classifier makes of other photos, with their tags, at the background score of the run."
+    require(run, 'classifier/model.safetensors', 'classify')
+    model, config = load_model(build_classifier(run), run.root/'classifier').to(device()), run.config
+    cam_of = lambda i: multiscale_cam(model, read_image(folder.image_path(i)), folder.labels(i), config.scales, config.longest)
+    return measure_cams(folder, cam_of, run.background)
+
 def evaluate_elsewhere(
     root: str | Path,    # folder of a finished run
     data: str | Path,    # another data set with the same classes and masks
@@ -666,10 +682,8 @@ def evaluate_elsewhere(
     if folder.classes != this.classes:
         raise InputError(Fault(Path(data), f'the classes are {", ".join(folder.classes)}, and those of the run are {", ".join(this.classes)}', 'Name a data set with the same classes in the same order'))
     if not folder.has_masks: raise InputError(Fault(Path(data), f'not every photo of the split {split!r} has a mask', 'Name a split with masks to measure on'))
-    for name, stage in (('classifier', 'classify'), ('segmenter', 'segment')): require(this, f'{name}/model.safetensors', stage)
-    classifier = load_model(build_classifier(this), this.root/'classifier').to(device())
-    cam_of = lambda i: multiscale_cam(classifier, read_image(folder.image_path(i)), folder.labels(i), config.scales, config.longest)
-    cam = measure_cams(folder, cam_of, this.background)
+    for name, stage in (('classifier', 'classify'), ('segmenter', 'segment')): require(this, f'{name}/model.safetensors', stage)   # before anything is measured
+    cam = measure_new_cams(this, folder)
     segmenter, matrix = load_model(build_segmenter(this), this.root/'segmenter').to(device()), ConfusionMatrix(len(folder.classes) + 1)
     for i in progress(range(len(folder)), f'predictions of {split}'):
         sample = folder[i]
@@ -720,6 +734,14 @@ def table_mean(lines: list[dict[str, str]]) -> dict[str, str]:
         mean[column] = f'{np.mean(numbers):.1f} ± {np.std(numbers, ddof=1):.1f}' if len(numbers) > 1 else '-'
     return mean
 
+def markdown(
+    lines: list[dict[str, str]],   # column -> cell, at least one line, the same columns in each
+) -> str:
+    "A table in Markdown, its columns aligned."
+    widths = {column: max(len(column), *(len(line[column]) for line in lines)) for column in lines[0]}
+    rows = [dict(zip(widths, widths)), {column: '-' * width for column, width in widths.items()}, *lines]
+    return '\n'.join('| ' + ' | '.join(row[column].ljust(width) for column, width in widths.items()) + ' |' for row in rows)
+
 def table(
     runs: Iterable[str | Path],   # folders of runs
 ) -> str:
@@ -728,6 +750,4 @@ def table(
     variant_of = lambda line: (line['pooling'], line['words'], line['refine'])
     variants = {variant_of(line): [l for l in lines if variant_of(l) == variant_of(line)] for line in lines}
     lines += [table_mean(same) for same in variants.values() if len({line['seed'] for line in same}) > 1]
-    widths = {column: max(len(column), *(len(line[column]) for line in lines)) for column in lines[0]}
-    rows = [dict(zip(widths, widths)), {column: '-' * width for column, width in widths.items()}, *lines]
-    return '\n'.join('| ' + ' | '.join(row[column].ljust(width) for column, width in widths.items()) + ' |' for row in rows)
+    return markdown(lines)

@@ -35,11 +35,12 @@ class WordClassifier(nn.Module):
         num_words: int = 256,      # k
         pooling: Literal['hspp', 'gap', 'gmp'] = 'hspp',  # what the image logits are pooled with
         words: Literal['learned', 'memory'] | None = 'learned',  # a learned codebook (IJCAI, VWL-L), a memory bank (VWL-M), or none
+        temperature: float = 1.0,  # of the words' softmax (eq. 2); published: 1
     ):
         super().__init__()
         if pooling not in POOLINGS: raise InputError(f"no pooling is called '{pooling}'; there are {', '.join(POOLINGS)}")
         if words not in ('learned', 'memory', None): raise InputError(f"words can be 'learned', 'memory' or None, not '{words}'")
-        self.backbone, self.pooling, self.words = backbone, pooling, words
+        self.backbone, self.pooling, self.words, self.temperature = backbone, pooling, words, temperature
         self.classifier = nn.Linear(backbone.channels, num_classes, bias=False)
         if words == 'memory': self.register_buffer('codebook', torch.zeros(num_words, backbone.channels))   # zeros: not drawn yet
         else: self.codebook = create_codebook(num_words, backbone.channels) if words else None
@@ -52,7 +53,7 @@ class WordClassifier(nn.Module):
         image = self.classifier(POOLINGS[self.pooling](features))
         if self.codebook is None: return Logits(image, None, None, None)
         if self.words == 'memory' and self.training and not self.codebook.any(): self.codebook.copy_(draw_memory(features, len(self.codebook)))
-        words = encode_words(features, self.codebook)
+        words = encode_words(features, self.codebook, self.temperature)
         if self.words == 'memory' and self.training: self.codebook.copy_(update_memory(self.codebook, features))
         return Logits(image, self.word_classifier(gap(features)), self.word_to_image(words.histogram) if self.words == 'learned' else None, words.labels)
 

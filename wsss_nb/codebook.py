@@ -25,12 +25,13 @@ class Words(NamedTuple):
 def encode_words(
     features: torch.Tensor,  # F: (B, d, h, w)
     codebook: torch.Tensor,  # C: (k, d)
+    temperature: float = 1.0,  # by which similarities are divided before the softmax; published: 1, so none
 ) -> Words:
     """Eqs. 1-3: the word probabilities, the word histogram and the word labels of a batch of feature maps.
     The features are detached: the codebook follows the features, and never pulls them towards itself."""
     unit_features, unit_words = F.normalize(features.detach(), dim=1), F.normalize(codebook, dim=1)
     similarity = torch.einsum('bdhw,kd->bkhw', unit_features, unit_words)     # S, eq. 1
-    probabilities = similarity.softmax(dim=1)                                 # P, eq. 2
+    probabilities = (similarity / temperature).softmax(dim=1)                 # P, eq. 2
     assigned = similarity.argmax(dim=1).flatten(1)                            # Y, eq. 3: softmax keeps the order
     labels = torch.zeros(similarity.shape[:2], device=features.device).scatter_(1, assigned, 1.)
     return Words(probabilities, probabilities.sum((2, 3)), labels)

@@ -54,6 +54,7 @@ class Config:
     weights: str = 'imagenet'     # the backbone's first weights: imagenet, none (random), or a local file
     pooling: Literal['hspp', 'gap', 'gmp'] = 'hspp'  # of the image logits; the baseline has gap
     words: Literal['learned', 'memory', 'none'] = 'learned'  # visual words: a learned codebook, a memory bank (VWL-M), or none as in the baseline
+    word_temperature: float = 1.0  # of the softmax that makes words of similarities; published: 1
     decov: float = 0.0            # weight of the term that keeps learned words apart; VWL-L: 1
     num_words: int = 256          # size of the codebook
     output_stride: int = 16       # of the classifier: pixels per cell of its map
@@ -95,7 +96,7 @@ LEAST_REFINER_CROP = 96   # IRNet's pairs are up to 10 cells of 4 pixels apart, 
 
 def check_config(config: Config) -> None:
     "Refuse values that can't work, before anything is built. Raises `InputError` with all of them."
-    positive = ('num_words', 'epochs', 'refiner_epochs', 'refiner_learning_rate', 'refiner_batch_size', 'segmenter_epochs', 'segmenter_learning_rate', 'longest',
+    positive = ('num_words', 'word_temperature', 'epochs', 'refiner_epochs', 'refiner_learning_rate', 'refiner_batch_size', 'segmenter_epochs', 'segmenter_learning_rate', 'longest',
                 'batch_size', 'segmenter_batch_size')
     wrong = [f'{name} must be more than 0, not {getattr(config, name)}' for name in positive if not getattr(config, name) > 0]
     wrong += [f'{name} must be 0 or more, not {getattr(config, name)}'
@@ -254,7 +255,7 @@ def build_classifier(run: Run, weights: str | None = None) -> WordClassifier:
     "The run's classifier; `weights` are the backbone's, None: random."
     config = run.config
     backbone = create_backbone(config.backbone, weights, config.output_stride, config.dilate, config.frozen_stages)
-    return WordClassifier(backbone, len(run.classes), config.num_words, config.pooling, None if config.words == 'none' else config.words)
+    return WordClassifier(backbone, len(run.classes), config.num_words, config.pooling, None if config.words == 'none' else config.words, config.word_temperature)
 
 def first_weights(config: Config) -> str | None:
     "The weights that a backbone begins with."

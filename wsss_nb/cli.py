@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'COMMANDS', 'run', 'stage', 'classify', 'cams', 'refine', 'segment', 'predict', 'evaluate',
-           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'TableOfRuns', 'TableB', 'TableA',
-           'TableC', 'table', 'documented', 'explain', 'main']
+           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'figures', 'TableOfRuns', 'TableB',
+           'TableA', 'TableC', 'table', 'documented', 'explain', 'main']
 
 # %% ../nbs/21_cli.ipynb #3ba76cfa
 import errno
@@ -18,7 +18,7 @@ from typing import Annotated, Callable, Literal
 
 import tyro
 
-from . import pipeline, tables
+from . import figures as drawings, pipeline, tables
 from .pipeline import Config
 from .shapes import make_shapes
 from .voc import InputError, check, download_voc2012, summarise
@@ -155,7 +155,20 @@ def check_data(
     if faults: raise InputError(f'{root}: {len(faults)} fault{"s" * (len(faults) > 1)}, listed above')
     print('no faults')
 
-# %% ../nbs/21_cli.ipynb #004feffc
+# %% ../nbs/21_cli.ipynb #8efb9c53
+def figures(
+    root: Positional[Folder],  # folder of a run with CAMs
+    photos: int = 300,         # training photos in which words are looked for
+) -> None:
+    "Draw precision and recall of a run's CAMs for every background score and class, and, if it has visual words, the places nearest to them."
+    run = pipeline.Run(pipeline.read_config(root))
+    if run.train.has_masks: print(drawings.draw_background(run))
+    if run.config.words != 'none':
+        path, found = drawings.draw_words(run, photos=photos)
+        print(f'{path}: {found.use.used} of {len(found.places)} words are used in {len(found.counts)} photos, perplexity {found.use.perplexity:.1f}')
+    if not run.train.has_masks and run.config.words == 'none': raise InputError(f'{root}: has neither masks to measure with nor visual words, so there is nothing to draw')
+
+# %% ../nbs/21_cli.ipynb #22e31abf
 @dataclass(frozen=True)
 class TableOfRuns:
     runs: Positional[tuple[Path, ...]]  # folders of runs
@@ -194,7 +207,8 @@ def documented(
     return command
 
 COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
-                compare=compare, branch=branch, table=table, storage=storage, shapes=shapes, download=download, check=check_data)
+                compare=compare, branch=branch, table=table, figures=figures,
+                storage=storage, shapes=shapes, download=download, check=check_data)
 for command in COMMANDS.values(): documented(command)
 
 def explain(

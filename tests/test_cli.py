@@ -240,3 +240,17 @@ def test_a_refiner_that_was_interrupted_makes_the_same_masks(finished, tmp_path)
     cut, whole = (files(tmp_path/out/'pseudo') for out in words)
     assert len(whole) == 10 and {p.name: c for p, c in cut.items()} == {p.name: c for p, c in whole.items()}
     assert (tmp_path/'cut'/'instances.json').read_bytes() == (tmp_path/'whole'/'instances.json').read_bytes()
+
+
+def test_tables_and_figures_in_processes_of_their_own(finished, shapes, tmp_path):
+    words = [word for word in SMALL]; words[words.index('--epochs') + 1] = 1
+    process = start('table', 'b', '--data', shapes, '--out', tmp_path/'table', *words, '--seeds', 0, '--variants', 'baseline', 'VWL-M')
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and '2 of 2: VWL-M, seed 0' in shown, shown
+    with Image.open(tmp_path/'table'/'table_b.png') as plot: assert plot.width > 300
+    assert (tmp_path/'table'/'table_b.md').read_text().strip() in shown
+    process = start('figures', finished, '--photos', 6)
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and 'of 16 words are used in 6 photos' in shown, shown
+    for name in ('background.png', 'words.png'):
+        with Image.open(finished/'figures'/name) as figure: assert figure.width > 300

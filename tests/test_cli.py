@@ -2,6 +2,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,8 +250,9 @@ def test_tables_and_figures_in_processes_of_their_own(finished, shapes, tmp_path
     assert process.returncode == 0 and '2 of 2: VWL-M, seed 0' in shown, shown
     with Image.open(tmp_path/'table'/'table_b.png') as plot: assert plot.width > 300
     assert (tmp_path/'table'/'table_b.md').read_text().strip() in shown
-    process = start('figures', finished, '--photos', 6)
+    shutil.copytree(finished, tmp_path/'run')
+    process = start('figures', tmp_path/'run', '--photos', 6)
     shown, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and 'of 16 words are used in 6 photos' in shown, shown
     for name in ('background.png', 'words.png'):
-        with Image.open(finished/'figures'/name) as figure: assert figure.width > 300
+        with Image.open(tmp_path/'run'/'figures'/name) as figure: assert figure.width > 300

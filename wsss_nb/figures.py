@@ -18,7 +18,8 @@ from .cam import CAM
 from .codebook import WordUse, encode_words, word_use
 from .loaders import normalise
 from .metrics import BackgroundSweep
-from .pipeline import Run, at_most, build_classifier, read_config, require
+from .pipeline import Run, at_most, build_classifier, evenly, read_config, require
+from .tables import COLOURS
 from .training import device, load_model, progress
 from .voc import Fault, InputError, read_image, read_mask, whole_file
 
@@ -45,22 +46,20 @@ def sweep_run(run: Run) -> BackgroundSweep:
 
 def draw_background(run: Run) -> Path:   # the file
     "Write figures/background.png. Raises `InputError` as `sweep_run` does."
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     sweep = sweep_run(run)
     matrices = sweep.matrices()
     precision, recall = (np.nanmean(values[:, 1:], 1) for values in precision_recall(matrices))
     figure = Figure(figsize=(9.5, max(3., .22 * len(run.classes) + 1)), dpi=110)
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for values, name, style in ((precision, 'precision of classes', '--'), (recall, 'recall of classes', ':'), (sweep.miou(), 'mIoU, background counted in', '-')):
         left.plot(sweep.thresholds, values, style, label=name, color='black')
     chosen = int(np.abs(sweep.thresholds - run.background).argmin())
-    left.axvline(sweep.thresholds[chosen], color='#e69f00', label=f'this run: {sweep.thresholds[chosen]:.2f}')
+    left.axvline(sweep.thresholds[chosen], color=COLOURS[1], label=f'this run: {sweep.thresholds[chosen]:.2f}')
     left.set(xlabel='score of the background', ylim=(0, 1)); left.legend(fontsize=8); left.grid(alpha=.3)
     of_class = precision_recall(matrices[chosen])
     places = np.arange(len(run.classes))
-    for values, shift, colour, name in zip(of_class, (-.2, .2), ('#0072b2', '#e69f00'), ('precision', 'recall')):
+    for values, shift, colour, name in zip(of_class, (-.2, .2), COLOURS, ('precision', 'recall')):
         right.barh(places + shift, np.nan_to_num(values[1:]), .38, color=colour, label=name)
     right.set(yticks=places, yticklabels=run.classes, xlim=(0, 1)); right.invert_yaxis(); right.legend(fontsize=8); right.grid(axis='x', alpha=.3)
     figure.tight_layout()
@@ -94,7 +93,7 @@ def find_words(
     model = load_model(build_classifier(run), run.root/'classifier').to(device())
     k = len(model.codebook)
     places, counts, tags = [[] for _ in range(k)], [], []
-    for i in progress(np.unique(np.linspace(0, len(run.train) - 1, min(photos, len(run.train))).astype(int)), 'looking for words'):
+    for i in progress(evenly(len(run.train), photos), 'looking for words'):
         pixels = normalise(at_most(read_image(run.train.image_path(i)), run.config.longest), model.backbone.mean, model.backbone.std).to(model.codebook)
         with torch.inference_mode():
             features = model.backbone(pixels[None])
@@ -103,7 +102,7 @@ def find_words(
         height, width = features.shape[2:]
         for word in words.unique().tolist():
             at = similarity.masked_fill(words != word, -2).argmax().item()
-            found = WordPlace(similarity[at].item(), int(i), (at % width + .5) / width, (at // width + .5) / height)
+            found = WordPlace(similarity[at].item(), i, (at % width + .5) / width, (at // width + .5) / height)
             places[word] = sorted([*places[word], found], reverse=True)[:patches]
         counts.append(torch.bincount(words.cpu(), minlength=k)); tags.append(run.train.labels(i))
     counts = torch.stack(counts)

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['LEAST_REFINER_CROP', 'STAGES', 'BACKGROUND', 'ALPHAS', 'WALKED_BACKGROUND', 'DO', 'Config', 'check_config',
-           'write_json', 'read_json', 'Run', 'median_long_side', 'open_run', 'as_written', 'compare_or_create',
-           'has_results', 'read_config', 'build_classifier', 'first_weights', 'classify', 'tag_loss', 'missing', 'cams',
-           'require', 'measure_cams', 'measure_masks', 'LabelMaps', 'at_most', 'make_label_maps', 'labels_of',
-           'sure_scores', 'sure_labels', 'build_refiner', 'walk_settings', 'walks', 'choose_walk', 'train_refiner',
-           'walk_photos', 'write_instances', 'refine', 'build_segmenter', 'segment', 'predict', 'heat', 'draw_examples',
-           'evaluate', 'do_stage', 'is_done', 'run', 'branch', 'measure_new_cams', 'evaluate_elsewhere',
-           'measure_storage', 'table_line', 'table_mean', 'markdown', 'table']
+           'write_json', 'read_json', 'Run', 'evenly', 'median_long_side', 'open_run', 'as_written',
+           'compare_or_create', 'has_results', 'read_config', 'build_classifier', 'first_weights', 'classify',
+           'tag_loss', 'missing', 'cams', 'require', 'measure_cams', 'measure_masks', 'LabelMaps', 'at_most',
+           'make_label_maps', 'labels_of', 'sure_scores', 'sure_labels', 'build_refiner', 'walk_settings', 'walks',
+           'choose_walk', 'train_refiner', 'walk_photos', 'write_instances', 'refine', 'build_segmenter', 'segment',
+           'predict', 'heat', 'draw_examples', 'evaluate', 'do_stage', 'is_done', 'run', 'branch', 'measure_new_cams',
+           'evaluate_elsewhere', 'measure_storage', 'table_line', 'table_mean', 'markdown', 'table']
 
 # %% ../nbs/17_pipeline.ipynb #7b7e886f
 import json
@@ -188,6 +188,13 @@ class Run:
         for kind, by_split in entries.items(): metrics.setdefault(kind, {}).update(by_split)
         if process().is_main_process: write_json(self.root/'metrics.json', metrics)
         process().wait_for_everyone()
+
+def evenly(
+    count: int,    # how many photos a list has
+    photos: int,   # how many are wanted
+) -> list[int]:    # rising; all of them, if there are no more
+    "Places at even distances in a list of photos, first and last among them."
+    return np.unique(np.linspace(0, count - 1, min(photos, count)).astype(int)).tolist()
 
 def median_long_side(folder: VOCFolder, photos: int = 200) -> float:
     "The median long side of the first photos, pixels. Only their headers are read."
@@ -457,9 +464,9 @@ def choose_walk(
     settings = walk_settings(run.config)
     if not run.train.has_masks: return settings[0]
     sweeps = [BackgroundSweep(len(run.classes) + 1) for _ in settings]
-    for i in progress(np.unique(np.linspace(0, len(run.train) - 1, min(photos, len(run.train))).astype(int)), 'choosing the walk'):
+    for i in progress(evenly(len(run.train), photos), 'choosing the walk'):
         mask = read_mask(run.train.mask_path(i), len(run.classes))
-        for sweep, walked in zip(sweeps, walks(run, model, int(i), settings)[0]): sweep.update(walked.classes, walked.resize(), mask)
+        for sweep, walked in zip(sweeps, walks(run, model, i, settings)[0]): sweep.update(walked.classes, walked.resize(), mask)
     tried = [setting | {'miou': sweep.best()[1].miou()} for setting, sweep in zip(settings, sweeps)]
     return settings[int(np.argmax([t['miou'] for t in tried]))] | {'tried': tried}
 
@@ -482,8 +489,7 @@ def train_refiner(run: Run) -> nn.Module:
     is_irn = config.refine == 'irn'
     model = train(model, crops, irn_training_loss if is_irn else affinity_training_loss, folder, settings, 'IRNet' if is_irn else 'AffinityNet')
     if is_irn and not model.mean_displacement.any():
-        photos = np.unique(np.linspace(0, len(run.train) - 1, min(200, len(run.train))).astype(int))
-        set_mean_displacement(model, [irn_fields(model, at_most(read_image(run.train.image_path(i)), config.longest))[1] for i in progress(photos, 'mean displacement')])
+        set_mean_displacement(model, [irn_fields(model, at_most(read_image(run.train.image_path(i)), config.longest))[1] for i in progress(evenly(len(run.train), 200), 'mean displacement')])
         if process().is_main_process: save_model(model, folder)
         process().wait_for_everyone()
     return model
@@ -582,8 +588,8 @@ def heat(
 def draw_examples(run: Run, photos: int = 8, height: int = 150) -> None:
     "Write figures/examples.png: a row a photo, each from photo to truth."
     rows, titles = [], ['photo', 'CAM', 'pseudo mask', 'prediction'] + ['truth'] * run.train.has_masks
-    for i in np.unique(np.linspace(0, len(run.train) - 1, photos).astype(int)):
-        sample = run.train[int(i)]
+    for i in evenly(len(run.train), photos):
+        sample = run.train[i]
         mask = lambda folder: colour(read_mask(run.root/folder/f'{sample.id}.png'))
         maps = CAM.load(run.root/'cams'/f'{sample.id}.npz').resize()
         pictures = [np.asarray(sample.image), heat(maps.max(0)), mask('pseudo'), mask('predictions')] + ([colour(sample.mask)] if run.train.has_masks else [])
@@ -703,9 +709,9 @@ def measure_storage(
     require(this, 'classifier/model.safetensors', 'classify')
     model = load_model(build_classifier(this), this.root/'classifier').to(device())
     sweeps, sizes = {name: BackgroundSweep(len(folder.classes) + 1) for name in ('ours', 'published')}, dict(ours=0, published=0)
-    places = np.unique(np.linspace(0, len(folder) - 1, min(photos, len(folder))).astype(int))
+    places = evenly(len(folder), photos)
     for i in progress(places, 'full-size CAMs'):
-        path, sample = this.root/'cams'/f'{folder.ids[i]}.npz', folder[int(i)]
+        path, sample = this.root/'cams'/f'{folder.ids[i]}.npz', folder[i]
         stored, full = CAM.load(path), multiscale_cam(model, sample.image, sample.labels, config.scales, config.longest, stride=1)
         sizes['ours'] += path.stat().st_size
         sizes['published'] += 4 * (full.maps.size + stored.maps.size)

@@ -106,7 +106,6 @@ def write_table_b(
     rows: Sequence[Mapping],  # of `measure_variant`
 ) -> str:                     # the table in Markdown
     "Write table_b.csv, table_b.md and table_b.png, each whole or not at all."
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     columns = [column for column in rows[0] if column.startswith('CAM ')]
     lines = summarise_rows(rows, columns)
@@ -117,7 +116,6 @@ def write_table_b(
         writer = csv.DictWriter(file, rows[0]); writer.writeheader(); writer.writerows(rows)
     with whole_file(out/'table_b.md') as unfinished: Path(unfinished).write_text(text + '\n', encoding='utf-8')
     figure = Figure(figsize=(6.4, .5 * len(lines) + 1), dpi=120)
-    FigureCanvasAgg(figure)
     axis, names = figure.subplots(), [line['variant'] for line in lines]
     for column, colour, shift in zip(columns, COLOURS, (-.12, .12)):
         for place, name in enumerate(names):

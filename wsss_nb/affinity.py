@@ -13,7 +13,6 @@ from typing import NamedTuple, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate.utils import reduce
 from PIL import Image
 from torch import nn
 
@@ -21,8 +20,7 @@ from .backbones import Backbone
 from .cam import CAM, strided_size
 from .crf import refine_labels
 from .loaders import Batch, normalise
-from .random_walk import directions, feature_affinity, feature_transition, seen_at, walk
-from .training import process
+from .random_walk import feature_affinity, feature_transition, pair_kinds, pair_mean, walk
 from .voc import IGNORE
 
 # %% ../nbs/13_affinity.ipynb #a80df5b5
@@ -91,14 +89,8 @@ def affinity_loss(
     if labels.shape != (features.shape[0], *features.shape[2:]):
         raise ValueError(f'features {tuple(features.shape)} want labels {(features.shape[0], *features.shape[2:])}, not {tuple(labels.shape)}')
     affinities, epsilon = feature_affinity(features.float(), radius), 1e-5      # (B, directions, ...)
-    start = seen_at(labels, (0, 0), radius)[:, None]
-    end = torch.stack([seen_at(labels, direction, radius) for direction in directions(radius)], 1)
-    known, same = (start != IGNORE) & (end != IGNORE), start == end
-    kinds = [known & same & (start == 0), known & same & (start > 0), known & ~same]
-    process()   # `reduce` asks who the others are
-    counts = reduce(torch.stack([kind.sum() for kind in kinds]).float(), 'mean') + epsilon
-    like, unlike = -(affinities + epsilon).log(), -(1 + epsilon - affinities).log()
-    background, foreground, negative = ((loss * kind).sum() / count for loss, kind, count in zip((like, like, unlike), kinds, counts))
+    kinds, like, unlike = pair_kinds(labels, radius), -(affinities + epsilon).log(), -(1 + epsilon - affinities).log()
+    background, foreground, negative = (pair_mean(loss, kind) for loss, kind in zip((like, like, unlike), kinds))
     return AffinityLoss(background, foreground, negative, background / 4 + foreground / 4 + negative / 2)
 
 # %% ../nbs/13_affinity.ipynb #c925b4e0

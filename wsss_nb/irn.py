@@ -15,7 +15,6 @@ from typing import NamedTuple, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate.utils import reduce
 from PIL import Image
 from torch import nn
 
@@ -23,8 +22,7 @@ from .backbones import Backbone
 from .cam import CAM, strided_size
 from .crf import refine_labels
 from .loaders import Batch, normalise
-from .random_walk import boundary_affinity, boundary_transition, directions, seen_at, walk
-from .training import process
+from .random_walk import boundary_affinity, boundary_transition, directions, pair_kinds, pair_mean, seen_at, walk
 from .voc import IGNORE, whole_file
 
 # %% ../nbs/14_irn.ipynb #5dcbf1df
@@ -142,24 +140,15 @@ def boundary_displacement_loss(
 ) -> IRNLoss:
     "What the fields pay for the pairs of a batch. IRNet (CVPR 2019). Raises `ValueError` for maps that are too small for the radius."
     affinity, displacement = boundary_affinity(boundary.float(), radius), displacement.float()
-    start, ways = seen_at(labels, (0, 0), radius), directions(radius)
-    ends = torch.stack([seen_at(labels, d, radius) for d in ways], 1)
-    start = start[:, None]
-    known = (start != IGNORE) & (ends != IGNORE)
-    is_same = known & (start == ends)
-    kinds = {'background': is_same & (start == 0), 'foreground': is_same & (start > 0), 'differ': known & (start != ends)}
-    process()   # `reduce` asks who the others are
-    counts = reduce(torch.stack([kind.sum() for kind in kinds.values()]).float(), 'mean') + 1e-5   # over processes, so that several take the step of one
-    count = dict(zip(kinds, counts))
-    mean = lambda values, kind: (values * kinds[kind]).sum() / count[kind]
+    kinds, ways = pair_kinds(labels, radius), directions(radius)
     agree = -(affinity + 1e-5).log()
-    positive = (mean(agree, 'background') + mean(agree, 'foreground')) / 2
-    negative = mean(-(1 + 1e-5 - affinity).log(), 'differ')
+    positive = (pair_mean(agree, kinds.background) + pair_mean(agree, kinds.foreground)) / 2
+    negative = pair_mean(-(1 + 1e-5 - affinity).log(), kinds.different)
     here, steps = seen_at(displacement, (0, 0), radius), displacement.new_tensor(ways)
-    # the pairs are the second dimension, (B, pairs, 2, ...), as in `known`
+    # the directions are the second dimension, (B, directions, 2, ...), as in `kinds`
     apart = torch.stack([here - seen_at(displacement, d, radius) for d in ways], 1)
     to_centre = (apart - steps[:, :, None, None]).abs().mean(2)
-    terms = positive, negative, mean(to_centre, 'foreground'), mean(apart.abs().mean(2), 'background')
+    terms = positive, negative, pair_mean(to_centre, kinds.foreground), pair_mean(apart.abs().mean(2), kinds.background)
     return IRNLoss(*terms, (terms[0] + terms[1]) / 2 + (terms[2] + terms[3]) / 2)
 
 # %% ../nbs/14_irn.ipynb #adb1ba5a

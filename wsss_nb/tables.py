@@ -109,8 +109,8 @@ def summarise_rows(
         lines.append(line)
     return lines
 
-# %% ../nbs/18_tables.ipynb #92ce69e0
-COLOURS = ('#0072b2', '#e69f00')   # of Okabe and Ito, told apart by every kind of eye
+# %% ../nbs/18_tables.ipynb #7da8e033
+COLOURS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00')   # of Okabe and Ito, told apart by every kind of eye
 STYLE = {'font.size': 9, 'axes.titlesize': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid.axis': 'both', 'grid.alpha': .3,
          'legend.frameon': False, 'legend.fontsize': 8, 'lines.linewidth': 1.8, 'image.interpolation': 'nearest'}
 

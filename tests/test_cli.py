@@ -252,6 +252,10 @@ def test_tables_and_figures_in_processes_of_their_own(finished, shapes, tmp_path
     shutil.copytree(finished, tmp_path/'run')
     process = start('figures', tmp_path/'run', '--photos', 6)
     shown, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and 'of 16 words are used in 6 photos' in shown, shown
-    for name in ('background.png', 'words.png'):
-        with Image.open(tmp_path/'run'/'figures'/name) as figure: assert figure.width > 300
+    assert process.returncode == 0 and 'not drawn' not in shown, shown
+    for name in ('segmentations', 'hardest', 'background', 'faults', 'pooling', 'words', 'curves'):
+        with Image.open(tmp_path/'run'/'figures'/f'{name}.png') as figure: assert figure.width > 300
+    process = start('report', tmp_path/'run')
+    shown, _ = process.communicate(timeout=300)
+    page = (tmp_path/'run'/'report.html').read_text()
+    assert process.returncode == 0 and str(tmp_path/'run'/'report.html') in shown and page.count('data:image/png') == 7 and str(shapes) not in page, shown

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'COMMANDS', 'run', 'stage', 'classify', 'cams', 'refine', 'segment', 'predict', 'evaluate',
-           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'figures', 'TableOfRuns', 'TableB',
-           'TableA', 'TableC', 'table', 'documented', 'explain', 'main']
+           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'figures', 'report', 'TableOfRuns',
+           'TableB', 'TableA', 'TableC', 'table', 'documented', 'explain', 'main']
 
 # %% ../nbs/21_cli.ipynb #3ba76cfa
 import errno
@@ -157,16 +157,24 @@ def check_data(
 
 # %% ../nbs/21_cli.ipynb #8efb9c53
 def figures(
-    root: Positional[Folder],  # folder of a run with CAMs
+    root: Positional[Folder],  # folder of a run
+    others: Positional[tuple[Path, ...]] = (),  # more runs of the same photos: also draw the CAMs of all side by side
     photos: int = 300,         # training photos in which words are looked for
 ) -> None:
-    "Draw precision and recall of a run's CAMs for every background score and class, and, if it has visual words, the places nearest to them."
+    "Draw what a run has learned and where it fails: segmentations, precision and recall, faults, poolings, words, curves."
     run = pipeline.Run(pipeline.read_config(root))
-    if run.train.has_masks: print(drawings.draw_background(run))
-    if run.config.words != 'none':
-        path, found = drawings.draw_words(run, photos=photos)
-        print(f'{path}: {found.use.used} of {len(found.places)} words are used in {len(found.counts)} photos, perplexity {found.use.perplexity:.1f}')
-    if not run.train.has_masks and run.config.words == 'none': raise InputError(f'{root}: has neither masks to measure with nor visual words, so there is nothing to draw')
+    rest = [pipeline.Run(pipeline.read_config(other)) for other in others]
+    drawn, reasons = drawings.draw_all(run, photos)
+    for figure in drawn: print(f'{figure.path}: {figure.title.lower()}')
+    if rest: print(f"{drawings.draw_variants([run, *rest], run.root/'figures'/'variants.png')}: CAMs side by side")
+    for reason in reasons: print(f'not drawn: {reason}')
+    if not drawn: raise InputError(f'{root}: there is nothing to draw yet; `wsss_nb run` goes on with this run')
+
+def report(
+    root: Positional[Folder],  # folder of a run
+) -> None:
+    "Write what a run did, measured and looks like into one file, report.html, that needs nothing but a browser."
+    print(drawings.report(pipeline.Run(pipeline.read_config(root))))
 
 # %% ../nbs/21_cli.ipynb #22e31abf
 @dataclass(frozen=True)
@@ -207,7 +215,7 @@ def documented(
     return command
 
 COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
-                compare=compare, branch=branch, table=table, figures=figures,
+                compare=compare, branch=branch, table=table, figures=figures, report=report,
                 storage=storage, shapes=shapes, download=download, check=check_data)
 for command in COMMANDS.values(): documented(command)
 

@@ -381,7 +381,10 @@ class Drawn(NamedTuple):
     title: str
     text: str
 
-def draw_all(run: Run) -> tuple[list[Drawn], list[str]]:  # the figures, and why others could not be drawn
+def draw_all(
+    run: Run,
+    photos: int = 300,   # training photos in which words are looked for
+) -> tuple[list[Drawn], list[str]]:  # the figures, and why others could not be drawn
     "Every figure that a run has the means for, in the order of a report."
     split = list(run.splits)[-1]
     own = run.root/'figures'
@@ -392,7 +395,7 @@ def draw_all(run: Run) -> tuple[list[Drawn], list[str]]:  # the figures, and why
         (lambda: draw_background(run), 'Background score, precision and recall', 'Left: over all background scores. Right: for each class at the score of this run. A low precision means maps that spill, a low recall maps of a part only.'),
         (lambda: draw_faults(run), 'Where maps fail', 'White: the truth. Blue: what the map decides. Left: the maps of highest precision and least recall. Right: the other way round.'),
         (lambda: draw_pooling(run), 'Where the logits come from', 'Each location\'s share of a tag\'s logit, with each pooling. The network was trained with one of them.'),
-        (lambda: draw_words(run)[0], 'Visual words', 'For each word the places nearest to it, one a photo; the words that tell most of the tags come first.'),
+        (lambda: draw_words(run, photos=photos)[0], 'Visual words', 'For each word the places nearest to it, one a photo; the words that tell most of the tags come first.'),
         (lambda: draw_curves(run), 'Training', 'The terms of each loss.'))
     drawn, reasons = [], []
     for make, title, text in makers:

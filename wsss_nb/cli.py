@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'COMMANDS', 'run', 'stage', 'classify', 'cams', 'refine', 'segment', 'predict', 'evaluate',
-           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'figures', 'report', 'TableOfRuns',
-           'TableB', 'TableA', 'TableC', 'table', 'documented', 'explain', 'main']
+           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'figures', 'report', 'words',
+           'TableOfRuns', 'TableB', 'TableA', 'TableC', 'table', 'documented', 'explain', 'main']
 
 # %% ../nbs/21_cli.ipynb #3ba76cfa
 import errno
@@ -176,6 +176,20 @@ def report(
     "Write what a run did, measured and looks like into one file, report.html, that needs nothing but a browser."
     print(drawings.report(pipeline.Run(pipeline.read_config(root))))
 
+# %% ../nbs/21_cli.ipynb #4950089e
+def words(
+    data: Path,           # folder of a data set
+    train: str = 'train', # list of the photos
+    backbone: str = 'efficientnet_lite0',  # as in `wsss_nb run`
+    weights: str = 'imagenet',             # as in `wsss_nb run`
+    sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 512),  # of the codebooks to try
+    photos: int = 1000,   # to look at
+    seed: int = 0,        # of the clustering
+) -> None:
+    "Say how many visual words suit some photos: how well so many words foretell the tags, before any training."
+    text, best = tables.table_of_words(Config(data=data, out=Path('unused'), train=train, backbone=backbone, weights=weights, seed=seed), sizes, photos)
+    print(f'{text}\n{best} words suit these photos: --num-words {best}')
+
 # %% ../nbs/21_cli.ipynb #22e31abf
 @dataclass(frozen=True)
 class TableOfRuns:
@@ -215,7 +229,7 @@ def documented(
     return command
 
 COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
-                compare=compare, branch=branch, table=table, figures=figures, report=report,
+                compare=compare, branch=branch, table=table, figures=figures, report=report, words=words,
                 storage=storage, shapes=shapes, download=download, check=check_data)
 for command in COMMANDS.values(): documented(command)
 

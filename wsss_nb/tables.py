@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'COLOURS', 'STYLE', 'published', 'published_miou', 'slug', 'settings_of', 'measure_variant', 'spread',
-           'summarise_rows', 'drawing', 'write_table_b', 'table_b', 'table_of_runs']
+           'summarise_rows', 'drawing', 'write_table_b', 'read_rows', 'table_b', 'table_of_words', 'table_of_runs']
 
 # %% ../nbs/18_tables.ipynb #0db98255
 import csv
@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 import wsss_nb
-from .pipeline import Config, Run, markdown, measure_new_cams, read_config, read_json, run
-from .training import process
-from .voc import Fault, InputError, VOCFolder, whole_file
+from .codebook import cluster_words, encode_words, words_to_tags
+from .loaders import normalise
+from .pipeline import Config, Run, at_most, build_classifier, evenly, first_weights, markdown, measure_new_cams, read_config, read_json, run
+from .training import device, process, progress
+from .voc import Fault, InputError, VOCFolder, read_image, whole_file
 
 # %% ../nbs/18_tables.ipynb #cb9444a1
 def published(
@@ -156,6 +158,16 @@ def write_table_b(
         axis.invert_yaxis(); axis.grid(axis='x'); axis.legend()
     return text
 
+def read_rows(
+    out: Path,       # folder of a table
+    settings: str,   # of `settings_of`
+) -> list[dict[str, str | float]]:
+    "The rows that are there already and were measured with the same settings."
+    if not (out/'table_b.csv').exists(): return []
+    with open(out/'table_b.csv', newline='', encoding='utf-8') as file: rows = list(csv.DictReader(file))
+    number = lambda name, value: int(value) if name in ('seed', 'photos') else float(value) if name.startswith('CAM ') or name in ('background', 'minutes') else value
+    return [{name: number(name, value) for name, value in row.items()} for row in rows if row.get('settings') == settings]
+
 def table_b(
     config: Config,               # of all runs; `out` is the folder of the table
     seeds: Sequence[int] = (0,),
@@ -165,15 +177,50 @@ def table_b(
     unknown = [v for v in variants if v not in VARIANTS]
     if unknown: raise InputError(f"no variant is called '{unknown[0]}'; there are {', '.join(VARIANTS)}")
     if not seeds or not variants: raise InputError('a table needs a seed and a variant')
-    out, rows, jobs = Path(config.out), [], [(seed, variant) for seed in dict.fromkeys(seeds) for variant in dict.fromkeys(variants)]
+    out, jobs = Path(config.out), [(seed, variant) for seed in dict.fromkeys(seeds) for variant in dict.fromkeys(variants)]
     if not VOCFolder(config.data, config.train).has_masks: raise InputError(Fault(Path(config.data), 'the photos have no masks', 'A table needs masks to measure on'))
     out.mkdir(parents=True, exist_ok=True)
+    measured = {(row['seed'], row['variant']): row for row in read_rows(out, settings_of(config))}     # of earlier commands
     for number, (seed, variant) in enumerate(jobs, 1):
         if process().is_main_process: print(f'{number} of {len(jobs)}: {variant}, seed {seed}', flush=True)
-        rows.append(measure_variant(config, variant, seed))
+        measured[seed, variant] = measure_variant(config, variant, seed)
+        rows = sorted(measured.values(), key=lambda row: (row['seed'], list(VARIANTS).index(row['variant'])))
         if process().is_main_process: text = write_table_b(out, rows)
         process().wait_for_everyone()
     return text if process().is_main_process else ''
+
+# %% ../nbs/18_tables.ipynb #ccc73c6a
+def table_of_words(
+    config: Config,               # whose data, backbone, weights and seed are used
+    sizes: Sequence[int] = (16, 32, 64, 128, 256, 512),
+    photos: int = 1000,           # to look at, at even distances in the list
+) -> tuple[str, int]:             # Markdown, and the smallest size within 0.01 of the best
+    "What codebooks of several sizes know of the tags, before any training. Raises `InputError` for fewer than 20 photos."
+    torch.manual_seed(config.seed)
+    this = Run(config)
+    if len(this.train) < 20: raise InputError(Fault(Path(config.data), f'has {len(this.train)} photos', 'Give at least 20'))
+    backbone = build_classifier(this, first_weights(config)).backbone.to(device()).eval()
+    chosen, drawn = evenly(len(this.train), photos), []
+    def look(i: int) -> torch.Tensor:
+        pixels = normalise(at_most(read_image(this.train.image_path(i)), config.longest), backbone.mean, backbone.std)
+        with torch.inference_mode(): return backbone(pixels[None].to(next(backbone.parameters())))
+    for i in progress([chosen[j] for j in evenly(len(chosen), 300)], 'drawing features'):
+        vectors = look(i)[0].flatten(1).T
+        drawn.append(vectors[torch.randperm(len(vectors))[:100].to(vectors.device)].clone())
+    drawn = torch.cat(drawn)
+    sizes = [k for k in sizes if k <= len(drawn)]
+    codebooks = {(k, kind): make for k in sizes for kind, make in (('clusters', cluster_words(drawn, k)), ('random', torch.randn(k, drawn.shape[1], device=drawn.device)))}
+    labels = {key: [] for key in codebooks}
+    for i in progress(chosen, 'reading words'):
+        features = look(i)
+        for key, codebook in codebooks.items(): labels[key].append(encode_words(features, codebook).labels[0].cpu())
+    held = {key: torch.stack(of) for key, of in labels.items()}
+    tags = torch.stack([this.train.labels(i) for i in chosen])
+    precision = {key: words_to_tags(of, tags) for key, of in held.items()}
+    lines = [{'words': str(k), 'words a photo': f"{held[k, 'clusters'].sum(1).mean():.1f}", 'photos a word': f"{held[k, 'clusters'].sum(0).mean():.0f}",
+              'precision of the tags': f"{precision[k, 'clusters']:.2f}", 'of as many random words': f"{precision[k, 'random']:.2f}"} for k in sizes]
+    best = max(precision[k, 'clusters'] for k in sizes)
+    return markdown(lines), next(k for k in sizes if precision[k, 'clusters'] >= best - .01)
 
 # %% ../nbs/18_tables.ipynb #1d9e8a25
 def table_of_runs(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'COMMANDS', 'run', 'stage', 'classify', 'cams', 'refine', 'segment', 'predict', 'evaluate',
-           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'figures', 'report', 'words',
+           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'figures', 'report', 'explore', 'words',
            'TableOfRuns', 'TableB', 'TableA', 'TableC', 'table', 'documented', 'explain', 'main']
 
 # %% ../nbs/21_cli.ipynb #3ba76cfa
@@ -18,7 +18,7 @@ from typing import Annotated, Callable, Literal
 
 import tyro
 
-from . import figures as drawings, pipeline, tables
+from . import explorer, figures as drawings, pipeline, tables
 from .pipeline import Config
 from .shapes import make_shapes
 from .voc import InputError, check, download_voc2012, summarise
@@ -176,6 +176,15 @@ def report(
     "Write what a run did, measured and looks like into one file, report.html, that needs nothing but a browser."
     print(drawings.report(pipeline.Run(pipeline.read_config(root))))
 
+# %% ../nbs/21_cli.ipynb #46a1fb22
+def explore(
+    root: Positional[Folder],                # folder of a run
+    other: Positional[Path | None] = None,   # folder of another run, shown beside it
+    port: int = 8866,                        # of the page's address
+) -> None:
+    "Look around in a run, or in two side by side, in a browser; until Ctrl-C."
+    explorer.serve(root, other, port)
+
 # %% ../nbs/21_cli.ipynb #4950089e
 def words(
     data: Path,           # folder of a data set
@@ -229,7 +238,7 @@ def documented(
     return command
 
 COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
-                compare=compare, branch=branch, table=table, figures=figures, report=report, words=words,
+                compare=compare, branch=branch, table=table, figures=figures, report=report, words=words, explore=explore,
                 storage=storage, shapes=shapes, download=download, check=check_data)
 for command in COMMANDS.values(): documented(command)
 

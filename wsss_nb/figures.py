@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PAGE', 'precision_recall', 'sweep_run', 'draw_background', 'TagScore', 'score_labels', 'score_tags', 'overlay',
            'contour', 'show', 'draw_faults', 'photo_miou', 'draw_variants', 'pooling_credit', 'draw_pooling',
-           'WordPlace', 'FoundWords', 'find_words', 'word_lift', 'draw_words', 'WordPart', 'word_parts', 'score_photos',
-           'legend', 'draw_segmentations', 'draw_curves', 'Drawn', 'draw_all', 'html_table', 'measured_tables',
-           'report']
+           'WordPlace', 'FoundWords', 'PhotoWords', 'words_of', 'WordSearch', 'find_words', 'word_lift', 'cut_patch',
+           'draw_words', 'WordPart', 'word_parts', 'score_photos', 'legend', 'draw_segmentations', 'draw_curves',
+           'Drawn', 'draw_all', 'html_table', 'measured_tables', 'report']
 
 # %% ../nbs/19_figures.ipynb #64c4ed6e
 import base64
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .cam import CAM
+from .classifier import WordClassifier
 from .codebook import WordUse, encode_words, word_use
 from .loaders import normalise
 from .metrics import BackgroundSweep, ConfusionMatrix
@@ -224,31 +225,64 @@ class FoundWords(NamedTuple):
     counts: torch.Tensor
     tags: torch.Tensor
 
+# %% ../nbs/19_figures.ipynb #8e1c3c1f
+class PhotoWords(NamedTuple):
+    "The word of each cell of a photo's feature map, int (h, w), and how similar the cell is to it, -1..1, (h, w)."
+    words: torch.Tensor
+    similarity: torch.Tensor
+
+def words_of(
+    model: WordClassifier,  # with words
+    image: Image.Image,     # RGB
+    longest: int,           # a photo with a longer side is looked at in this size, pixels
+) -> PhotoWords:
+    "The words of a photo."
+    pixels = normalise(at_most(image, longest), model.backbone.mean, model.backbone.std).to(model.codebook)
+    with torch.inference_mode():
+        features = model.backbone(pixels[None])
+        words = encode_words(features, model.codebook).probabilities[0].argmax(0)
+        similarity = (F.normalize(features[0], dim=0) * F.normalize(model.codebook, dim=1)[words].movedim(-1, 0)).sum(0)
+    return PhotoWords(words, similarity)
+
+# %% ../nbs/19_figures.ipynb #3cd01533
+class WordSearch:
+    "The places nearest to each word, among the training photos that were looked at so far. Raises `InputError` for a run without words, or without a classifier."
+    def __init__(
+        self,
+        run: Run,
+        patches: int = 8,    # places to remember for each word
+    ):
+        if run.config.words == 'none': raise InputError(Fault(run.root, 'this run has no visual words', "Name a run with words 'learned' or 'memory'"))
+        require(run, 'classifier/model.safetensors', 'classify')
+        self.run, self.patches = run, patches
+        self.model = load_model(build_classifier(run), run.root/'classifier').to(device())
+        self.places: list[list[WordPlace]] = [[] for _ in range(len(self.model.codebook))]
+        self.counts, self.tags = [], []
+
+    def look(self, i: int) -> None:
+        "Look at training photo `i`."
+        words, similarity = words_of(self.model, read_image(self.run.train.image_path(i)), self.run.config.longest)
+        height, width = words.shape
+        for word in words.unique().tolist():
+            at = similarity.masked_fill(words != word, -2).argmax().item()
+            found = WordPlace(similarity.flatten()[at].item(), i, (at % width + .5) / width, (at // width + .5) / height)
+            self.places[word] = sorted([*self.places[word], found], reverse=True)[:self.patches]
+        self.counts.append(torch.bincount(words.flatten().cpu(), minlength=len(self.places))); self.tags.append(self.run.train.labels(i))
+
+    def found(self) -> FoundWords:
+        "What was found. Raises `ValueError` where no photo was looked at."
+        counts = torch.stack(self.counts) if self.counts else torch.zeros(0, len(self.places), dtype=torch.long)
+        return FoundWords(word_use(counts), self.places, counts, torch.stack(self.tags))
+
 def find_words(
     run: Run,
     photos: int = 300,   # how many training photos to look at, at even distances in the list
     patches: int = 8,    # places to remember for each word
 ) -> FoundWords:
     "Where the words of a run's classifier are. Raises `InputError` for a run without words, or without a classifier."
-    if run.config.words == 'none': raise InputError(Fault(run.root, 'this run has no visual words', "Name a run with words 'learned' or 'memory'"))
-    require(run, 'classifier/model.safetensors', 'classify')
-    model = load_model(build_classifier(run), run.root/'classifier').to(device())
-    k = len(model.codebook)
-    places, counts, tags = [[] for _ in range(k)], [], []
-    for i in progress(evenly(len(run.train), photos), 'looking for words'):
-        pixels = normalise(at_most(read_image(run.train.image_path(i)), run.config.longest), model.backbone.mean, model.backbone.std).to(model.codebook)
-        with torch.inference_mode():
-            features = model.backbone(pixels[None])
-            words = encode_words(features, model.codebook).probabilities[0].argmax(0).flatten()
-            similarity = (F.normalize(features[0].flatten(1), dim=0) * F.normalize(model.codebook, dim=1)[words].T).sum(0)
-        height, width = features.shape[2:]
-        for word in words.unique().tolist():
-            at = similarity.masked_fill(words != word, -2).argmax().item()
-            found = WordPlace(similarity[at].item(), i, (at % width + .5) / width, (at // width + .5) / height)
-            places[word] = sorted([*places[word], found], reverse=True)[:patches]
-        counts.append(torch.bincount(words.cpu(), minlength=k)); tags.append(run.train.labels(i))
-    counts = torch.stack(counts)
-    return FoundWords(word_use(counts), places, counts, torch.stack(tags))
+    search = WordSearch(run, patches)
+    for i in progress(evenly(len(run.train), photos), 'looking for words'): search.look(i)
+    return search.found()
 
 # %% ../nbs/19_figures.ipynb #0e9e1843
 def word_lift(
@@ -261,6 +295,19 @@ def word_lift(
     return (share.T @ has / has.sum(0)) / share.mean(0)[:, None]
 
 # %% ../nbs/19_figures.ipynb #428069e0
+def cut_patch(
+    run: Run,
+    place: WordPlace,     # in a training photo
+    cells: float = 3.,    # side, in cells of the feature map
+    size: int = 64,       # side of the result, pixels
+) -> Image.Image:         # RGB, (size, size)
+    "The photo around a place; inside the photo where the place is near to its border."
+    image = read_image(run.train.image_path(place.photo))
+    side = min(round(cells * run.config.output_stride * max(1., max(image.size) / run.config.longest)), *image.size)
+    left, top = (min(max(round(middle * length - side / 2), 0), length - side) for middle, length in zip((place.x, place.y), image.size))
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+
+# %% ../nbs/19_figures.ipynb #6eb34027
 def draw_words(
     run: Run,
     words: int = 12,      # rows
@@ -283,11 +330,7 @@ def draw_words(
         tag = int(lift[word].argmax())
         pen.text((6, row * (size + 4) + size // 2 - 14), f'word {word}: {share[word]:.1%} of places\n{run.classes[tag]}, {lift[word, tag]:.1f} times as often', fill='black')
         for column, place in enumerate(found.places[word]):
-            image = read_image(run.train.image_path(place.photo))
-            side = min(round(cells * run.config.output_stride * max(1., max(image.size) / run.config.longest)), *image.size)
-            left, top = (min(max(round(middle * length - side / 2), 0), length - side) for middle, length in zip((place.x, place.y), image.size))   # inside the photo
-            patch = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
-            sheet.paste(patch, (190 + column * (size + 4), row * (size + 4)))
+            sheet.paste(cut_patch(run, place, cells, size), (190 + column * (size + 4), row * (size + 4)))
     path = run.root/'figures'/'words.png'
     with whole_file(path) as unfinished, open(unfinished, 'wb') as file: sheet.save(file, format='png')
     return path, found

@@ -671,7 +671,7 @@ def draw_contact(
     rows: int = 8,               # of a page
     side: int = 190,             # long side of a photo, pixels
 ) -> list[Path]:                 # the pages
-    "Write figures/contact.png: every photo that has a mask, with it, and the colours of the classes. More photos than fit make several pages, contact-1.png and so on."
+    "Write figures/contact.png, or contact-pseudo.png: every photo that has a mask, with it, and the colours of the classes. More photos than fit make several pages, contact-1.png and so on."
     found = {folder.ids[i]: (folder, i) for folder in run.splits.values() for i in range(len(folder)) if (run.root/masks/f'{folder.ids[i]}.png').exists()}
     chosen, pages, paths = [list(found.items())[i] for i in evenly(len(found), photos)], [], []
     for name, (folder, i) in progress(chosen, 'contact sheet'):
@@ -681,9 +681,10 @@ def draw_contact(
         picture = overlay(image.resize(size, Image.Resampling.BICUBIC), np.asarray(labels.resize(size, Image.Resampling.NEAREST)))
         if not pages or len(pages[-1]) == columns * rows: pages.append([])
         pages[-1].append((picture, name, ', '.join(run.classes[c] for c in folder.labels(i).nonzero().flatten())))
+    stem = 'contact' if masks == 'predictions' else f'contact-{masks}'
     for number, cells in enumerate(pages, 1):
         title = f'{run.root.name}: {masks} of {len(chosen)} photos' + f' out of {len(found)}' * (len(chosen) < len(found)) + f', page {number} of {len(pages)}' * (len(pages) > 1)
-        paths.append(run.root/'figures'/('contact.png' if len(pages) == 1 else f'contact-{number}.png'))
+        paths.append(run.root/'figures'/(f'{stem}.png' if len(pages) == 1 else f'{stem}-{number}.png'))
         with whole_file(paths[-1]) as unfinished: contact_page(draw_legend(run.classes, columns * (side + 8), title), cells, columns, side).save(unfinished)
     return paths
 
@@ -700,7 +701,7 @@ def evaluate(run: Run) -> None:
         for kind, suffix, stage in (('cams', '.npz', 'cams'), ('pseudo', '.png', 'refine'), ('predictions', '.png', 'predict')): require(run, f'{kind}/{name}{suffix}', stage)
     cams(run); refine(run); predict(run)
     if not process().is_main_process: return
-    if not list((run.root/'figures').glob('contact*.png')): draw_contact(run)
+    if not any((run.root/'figures'/f'contact{page}.png').exists() for page in ('', '-1')): draw_contact(run)
     if not (run.root/'figures'/'examples.png').exists(): draw_examples(run)
 
 # %% ../nbs/17_pipeline.ipynb #0c691d8b

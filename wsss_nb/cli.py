@@ -110,9 +110,10 @@ def branch(
     refine: Literal['crf', 'affinity', 'irn', 'none'],  # how the new run makes pseudo masks
     until: Literal['refine', 'segment', 'predict', 'evaluate'] = 'evaluate',  # last stage to do
     workers: int = 2,          # processes that read photos; without effect on the results
+    background: float | None = None,  # its score of the background, 0..1, or -1 for the best on photos with masks; None: as in the other run
 ) -> None:
-    "Begin a run with the classifier and the CAMs of another one, and go on with another refiner. The same command goes on with a branch that was cut off."
-    pipeline.branch(root, out, refine, until, workers)
+    "Begin a run with the classifier and the CAMs of another one, and go on with another refiner or another background score. The same command goes on with a branch that was cut off."
+    pipeline.branch(root, out, refine, until, workers, background)
     print(pipeline.table([root, out]))
 
 # %% ../nbs/21_cli.ipynb #1d736688

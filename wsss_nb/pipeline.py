@@ -741,13 +741,15 @@ def branch(
     refine: str,        # its refiner, see `Config`
     until: str = 'evaluate',  # last stage to do, of STAGES
     workers: int = 2,   # processes that read photos
+    background: float | None = None,  # its score of the background, see `Config`; None: as in the other run
 ) -> dict:              # what its metrics.json holds
     "Go on from the CAMs of a run in another way, in another folder. Raises `InputError` if the CAMs aren't finished."
     source = Run(read_config(root))
     if source.train.has_masks and source.config.train not in source.metrics().get('cam', {}):
         raise InputError(Fault(source.root/'metrics.json', 'the CAMs are not measured yet', f'Measure them with `wsss_nb cams {source.root}`'))
     for name in source.train.ids: require(source, f'cams/{name}.npz', 'cams')
-    new = open_run(replace(source.config, out=Path(out), refine=refine, workers=workers))
+    background = source.config.background if background is None else background
+    new = open_run(replace(source.config, out=Path(out), refine=refine, workers=workers, background=background))
     with process().main_process_first():
         for path in [*(source.root/'classifier').glob('*.*'), *(source.root/'cams').glob('*.npz')]:
             to = new.root/path.relative_to(source.root)
@@ -756,7 +758,7 @@ def branch(
     if not new.metrics():
         done = source.metrics()
         shared = {'seconds': {stage: done['seconds'][stage] for stage in ('classify', 'cams') if stage in done.get('seconds', {})}}
-        new.record(**shared | ({'cam': done['cam']} if 'cam' in done else {}))
+        new.record(**shared | ({'cam': done['cam']} if 'cam' in done and background == source.config.background else {}))   # at another score, they are measured again
     return run(new.config, until)
 
 # %% ../nbs/17_pipeline.ipynb #b90e8fc3

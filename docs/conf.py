@@ -16,5 +16,7 @@ myst_heading_anchors = 4
 python_maximum_signature_line_length = 80
 add_module_names = False
 toc_object_entries_show_parents = 'hide'
+highlight_language = 'text'          # commands; Python is said where it is
 pygments_style, pygments_dark_style = 'tango', 'monokai'
+nb_render_markdown_format = 'myst'  # with tables
 nb_code_prompt_show, nb_code_prompt_hide = 'Imports', 'Imports'   # nothing else is folded

@@ -117,6 +117,13 @@ def drop_hidden(cell):
     if cell.directives_.keys() & {'hide', 'default_exp'}: del cell['source']
 
 
+def as_table(output: dict) -> dict:
+    "A printed Markdown table as a table, anything else as it is."
+    text = ''.join(output.get('text', ''))
+    if not text or not all(line.startswith('| ') for line in text.splitlines()): return output
+    return {'output_type': 'display_data', 'data': {'text/markdown': text}, 'metadata': {}}
+
+
 def prepare_chapter(
     path: Path,           # a notebook
     number: int | None,   # of the chapter; None for the front page
@@ -136,7 +143,7 @@ def prepare_chapter(
         names = [node.name for node in ast.parse(source).body if isinstance(node, DEFINITIONS)] if cell.metadata.get('exported') else []
         if names: cells.append({'cell_type': 'markdown', 'metadata': {}, 'source': ''.join(f'<span id="def-{name}"></span>' for name in names)})
         cells.append({'cell_type': 'code', 'metadata': {'tags': ['hide-input'] if is_imports(source) else []}, 'source': source, 'execution_count': None,
-                      'outputs': [output for output in json.loads(json.dumps(cell.get('outputs', [])))]})
+                      'outputs': [as_table(output) for output in json.loads(json.dumps(cell.get('outputs', [])))]})
     return {'cells': cells, 'metadata': raw['metadata'], 'nbformat': 4, 'nbformat_minor': 4}
 
 

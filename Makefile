@@ -6,7 +6,7 @@ SHAPES = data/shapes
 # Shapes look like nothing in ImageNet, so there is nothing that dilated backbones would keep.
 DEMO = --data $(SHAPES) --dilate False --segmenter-dilate False --segmenter-learning-rate 0.001 --segmenter-crop 96 --epochs 5 --segmenter-epochs 5 --scales 1 0.5 1.5 --predict-scales 1
 
-.PHONY: install demo table test lab clean
+.PHONY: install demo table test lab docs clean
 
 install: $(VENV)/installed
 
@@ -37,5 +37,12 @@ test: install
 lab: install
 	$(BIN)/jupyter lab nbs
 
+# The notebooks with their stored outputs, guides and a reference as a site that needs no network: open _docs/index.html.
+docs: install
+	$(BIN)/python docs/prepare.py _proc/docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html -d _proc/doctrees _proc/docs _proc/html
+	rm -rf _docs && mv _proc/html _docs
+	@echo "The site is _docs/index.html"
+
 clean:
-	rm -rf runs $(SHAPES) data/shapes.unfinished build *.egg-info
+	rm -rf _docs _proc runs $(SHAPES) data/shapes.unfinished build *.egg-info

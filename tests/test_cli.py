@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from wsss_nb.cli import main
 from wsss_nb.shapes import make_shapes
-from wsss_nb.voc import write_mask
+from wsss_nb.voc import VOCFolder, write_mask
 
 SMALL = ('--epochs', 2, '--batch-size', 4, '--segmenter-batch-size', 4, '--segmenter-epochs', 2, '--num-words', 16, '--scales', 1, '--predict-scales', 1, '--workers', 1)
 
@@ -69,6 +69,79 @@ def test_a_finished_run_holds_what_the_design_says_and_is_left_alone(command, fi
     before = files(finished)
     code, shown = command('run', '--data', shapes, '--out', finished, *SMALL)
     assert code == 0 and 'nothing to do' in shown and files(finished) == before
+
+
+def labelme_mask(content: dict, classes: list[str]) -> np.ndarray:
+    "What LabelMe makes of its file: each polygon filled, its outline included."
+    picture = Image.new('L', (content['imageWidth'], content['imageHeight']))
+    for shape in content['shapes']:
+        points = [tuple(point) for point in shape['points']]
+        assert shape['shape_type'] == 'polygon' and len(points) > 2
+        ImageDraw.Draw(picture).polygon(points, fill=classes.index(shape['label']) + 1, outline=classes.index(shape['label']) + 1)
+    return np.asarray(picture)
+
+
+def test_masks_for_annotation_tools_are_the_masks_of_the_run(command, finished, shapes, tmp_path, monkeypatch):
+    root = tmp_path/'run'
+    shutil.copytree(finished, root)
+    truth = VOCFolder(shapes, 'train')
+    for i, name in enumerate(truth.ids): write_mask(root/'pseudo'/f'{name}.png', truth[i].mask)   # with holes and 255, which a run as small as this one may not have
+    monkeypatch.chdir(tmp_path)
+    for form in ('png', 'labelme'): assert command('export', root, '--format', form, '--out', f'deep/{form}', '--from', 'pseudo')[0] == 0
+    classes = json.loads((root/'config.json').read_text())['classes']
+    assert (tmp_path/'deep'/'png'/'classes.txt').read_text().split() == classes
+    for i, name in enumerate(truth.ids):
+        assert (tmp_path/'deep'/'png'/'masks'/f'{name}.png').read_bytes() == (root/'pseudo'/f'{name}.png').read_bytes()
+        content = json.loads((tmp_path/'deep'/'labelme'/f'{name}.json').read_text())
+        assert (tmp_path/'deep'/'labelme'/content['imagePath']).samefile(truth.image_path(i)) and content['imageData'] is None
+        known = truth[i].mask != 255
+        assert (labelme_mask(content, classes) == truth[i].mask)[known].mean() > .995
+    before = files(tmp_path/'deep')
+    refused(command('export', root, '--format', 'png', '--out', 'deep/png'), 'something here already')
+    (root/'predictions'/f'{truth.ids[0]}.png').unlink()
+    refused(command('export', root, '--format', 'png', '--out', 'other'), f'{truth.ids[0]}.png', 'wsss_nb predict')
+    assert files(tmp_path/'deep') == before and not (tmp_path/'other').exists()
+
+
+def test_the_coco_file_loads_in_pycocotools_and_gives_back_the_masks(command, finished, shapes, tmp_path):
+    pycocotools = pytest.importorskip('pycocotools.coco', reason='pycocotools is not installed')
+    root, truth = tmp_path/'run', VOCFolder(shapes, 'train')
+    shutil.copytree(finished, root)
+    for i, name in enumerate(truth.ids): write_mask(root/'pseudo'/f'{name}.png', truth[i].mask)
+    assert command('export', root, '--format', 'coco', '--out', tmp_path/'coco', '--from', 'pseudo')[0] == 0
+    coco = pycocotools.COCO(tmp_path/'coco'/'annotations.json')
+    assert [c['name'] for c in coco.loadCats(coco.getCatIds())] == list(truth.classes)
+    photos = {photo['file_name']: photo for photo in coco.loadImgs(coco.getImgIds())}
+    several = 0
+    for i, name in enumerate(truth.ids):
+        photo, again = photos[truth.image_path(i).name], np.zeros_like(truth[i].mask)
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=photo['id']))
+        for annotation in annotations:
+            region = coco.annToMask(annotation).astype(bool)
+            assert region.sum() == annotation['area'] and not again[region].any()
+            again[region] = annotation['category_id']
+        assert (again == np.where(truth[i].mask == 255, 0, truth[i].mask)).all()
+        several += len(annotations) > 1
+    assert several     # an annotation is a region, not a photo
+
+
+def test_from_photos_to_a_contact_sheet(command, shapes, tmp_path):
+    root = tmp_path/'mine'
+    (root/'images').mkdir(parents=True)
+    folder = VOCFolder(shapes, 'train')
+    for i in range(6): shutil.copy(folder.image_path(i), root/'images')
+    code, shown = command('new', root)
+    assert code == 0 and 'lists 6 photos' in shown
+    refused(command('check', root), 'has no tags', '6 faults')
+    lines = ['file,tags'] + [f"{folder.image_path(i).name},{';'.join(folder.classes[c] for c in folder.labels(i).nonzero())}" for i in range(6)]
+    (root/'tags.csv').write_text('\n'.join(lines))
+    refused(command('new', root), 'stays as it is')
+    assert (root/'tags.csv').read_text() == '\n'.join(lines)
+    assert command('check', root)[0] == 0
+    code, shown = command('run', '--data', root, '--out', tmp_path/'run', *SMALL)
+    assert code == 0 and 'contact.png' in shown, shown
+    with Image.open(tmp_path/'run'/'figures'/'contact.png') as sheet: assert sheet.width == 5 * 198 and sheet.height > 2 * 100
+    assert command('contact', tmp_path/'run', '--from', 'pseudo', '--photos', 3)[0] == 0 and (tmp_path/'run'/'figures'/'contact-pseudo.png').exists()
 
 
 def test_another_configuration_is_refused_with_what_differs(command, finished, shapes):

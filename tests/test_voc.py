@@ -331,9 +331,9 @@ def test_many_annotations_are_fast(root):
     text = '<annotation>' + f'<object><name>zebra</name><pose>Left</pose>{body}<part><name>head</name>{body}</part></object>'*3 + '</annotation>'
     for id in 'abc': (root/f'Annotations/{id}.xml').write_text(text)
     for i in range(3_000): (root/f'Annotations/{i}.xml').write_text(text)
-    start = time.perf_counter()
+    start = time.process_time()   # of this process: others may be busy
     assert VOCFolder(root, 'train').classes == ('zebra',)
-    assert time.perf_counter() - start < 3  # 17,000 in a few seconds, with room for a busy machine
+    assert time.process_time() - start < 3  # 17,000 in a few seconds
 
 
 @pytest.mark.parametrize('size, labels, words', [((7, 5), np.full((5, 6), 8, np.uint8), 'c.png: the mask is 6 x 5, its photo 7 x 5'),
@@ -378,7 +378,9 @@ def test_own_photos(own):
     data = VOCFolder(own, 'train')
     assert data.ids == ['ear', 'stem'] and data.classes == ('ear', 'stem') and data.labels(0).tolist() == [1, 1] and data.labels(1).tolist() == [0, 1]
     assert data[1].image.size == (7, 5) and data[1].mask is None and not data.has_masks and check(own, progress=False) == []
-    assert str(summarise(own)).splitlines()[1:] == ['2 photos, 0 masks', '2 classes: ear, stem', 'split train: 2 photos, 0 with a mask']
+    assert str(summarise(own)).splitlines()[1:] == [
+        '2 photos, 0 masks', '2 classes: ear, stem', 'split train: 2 photos, 0 with a mask', "note: every photo has the tag 'stem', so nothing shows what is no 'stem'; add photos without it",
+        "note: only one photo has the tag 'ear', 'ear.png'; tag more, or take it out", "note: few photos of a class: 'stem' 2; each should have 10 or more"]
     refused(lambda: VOCFolder(own, 'val'), "val.txt: there is no split 'val', but 'train'")
 
 
@@ -436,7 +438,7 @@ def test_own_latin1_and_missing_table(own):
     (own/'tags.csv').write_bytes('file,tags\near.png,blé\n'.encode('latin-1'))
     refused(lambda: VOCFolder(own, 'train'), 'tags.csv: the text is not in UTF-8. Save it as UTF-8')
     (own/'tags.csv').unlink()
-    error = refused(lambda: VOCFolder(own, 'train'), 'tags.csv: the file cannot be read')
+    error = refused(lambda: VOCFolder(own, 'train'), 'tags.csv: there is no table of tags. `wsss_nb new')
     assert len(error.args) == 1 and check(own, progress=False) == list(error.args)
 
 

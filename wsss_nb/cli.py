@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'COMMANDS', 'run', 'stage', 'classify', 'cams', 'refine', 'segment', 'predict', 'evaluate',
-           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'figures', 'report', 'explore', 'words',
-           'TableOfRuns', 'TableB', 'TableA', 'TableC', 'table', 'documented', 'explain', 'main']
+           'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'new', 'contact', 'export', 'figures',
+           'report', 'explore', 'words', 'TableOfRuns', 'TableB', 'TableA', 'TableC', 'table', 'documented', 'explain',
+           'main']
 
 # %% ../nbs/21_cli.ipynb #3ba76cfa
 import errno
@@ -21,7 +22,7 @@ import tyro
 from . import explorer, figures as drawings, pipeline, tables
 from .pipeline import Config
 from .shapes import make_shapes
-from .voc import InputError, check, download_voc2012, summarise
+from .voc import InputError, check, download_voc2012, new_folder, summarise
 
 # %% ../nbs/21_cli.ipynb #28cb8e86
 Positional = tyro.conf.Positional
@@ -34,6 +35,7 @@ def run(
     "Do the whole job: classifier, CAMs, pseudo masks, segmenter, predictions, measurements. The same command goes on with a run that was cut off."
     metrics = pipeline.run(config, until)
     if 'cam' in metrics: print(pipeline.table([config.out]))
+    for sheet in sorted((config.out/'figures').glob('contact*.png')): print(f'{sheet}: photos with their masks')
     print(f'{config.out}: done')
 
 # %% ../nbs/21_cli.ipynb #09404993
@@ -109,9 +111,10 @@ def branch(
     refine: Literal['crf', 'affinity', 'irn', 'none'],  # how the new run makes pseudo masks
     until: Literal['refine', 'segment', 'predict', 'evaluate'] = 'evaluate',  # last stage to do
     workers: int = 2,          # processes that read photos; without effect on the results
+    background: float | None = None,  # its score of the background, 0..1, or -1 for the best on photos with masks; None: as in the other run
 ) -> None:
-    "Begin a run with the classifier and the CAMs of another one, and go on with another refiner. The same command goes on with a branch that was cut off."
-    pipeline.branch(root, out, refine, until, workers)
+    "Begin a run with the classifier and the CAMs of another one, and go on with another refiner or another background score. The same command goes on with a branch that was cut off."
+    pipeline.branch(root, out, refine, until, workers, background)
     print(pipeline.table([root, out]))
 
 # %% ../nbs/21_cli.ipynb #1d736688
@@ -154,6 +157,38 @@ def check_data(
     for fault in faults: print(fault)
     if faults: raise InputError(f'{root}: {len(faults)} fault{"s" * (len(faults) > 1)}, listed above')
     print('no faults')
+
+# %% ../nbs/21_cli.ipynb #2acc7e62
+def new(
+    root: Positional[Folder],  # folder to make, or one whose images/ holds photos
+) -> None:
+    "Make a folder for your own photos: images/, and tags.csv with a line for each photo."
+    photos = new_folder(root)
+    more = f' --epochs {min(100, 3200 // photos)} --segmenter-epochs {min(100, 2000 // photos)}' if 0 < photos < 160 else ''   # about 200 steps of each
+    steps = [f"Write each photo's tags behind its name in {root/'tags.csv'}, with ';' between tags: beach.jpg,dog;person",
+             f'wsss_nb check {root}', f'wsss_nb run --data {root} --out RUN' + more]
+    if not photos: steps = [f"Put your photos (.jpg or .png) into {root/'images'}", f'wsss_nb new {root}     (again: it lists the photos in tags.csv)', *steps[:2]]
+    print(f"{root/'tags.csv'} lists {photos:,} photos. What comes next:")
+    for number, step in enumerate(steps, 1): print(f'  {number}. {step}')
+
+def contact(
+    root: Positional[Folder],  # folder of a run
+    masks: Annotated[Literal['predictions', 'pseudo'], tyro.conf.arg(name='from')] = 'predictions',  # which masks: the segmenter's, or those that it learned from
+    photos: int = 400,         # no more than so many, at even distances in the list of all
+) -> None:
+    "Draw contact sheets of a run: every photo with its mask over it, and the colours of the classes."
+    paths = pipeline.draw_contact(pipeline.Run(pipeline.read_config(root)), masks, photos)
+    if not paths: raise InputError(f'{root}: no photo has a mask in {masks} yet; make them with `wsss_nb {pipeline.MASKS[masks]} {root}`')
+    print(*paths, sep='\n')
+
+def export(
+    root: Positional[Folder],  # folder of a run
+    format: Literal['png', 'coco', 'labelme'],  # palette PNGs and classes.txt; one COCO file with run lengths; a file with polygons for each photo
+    out: Folder,               # a new or an empty folder
+    masks: Annotated[Literal['predictions', 'pseudo'], tyro.conf.arg(name='from')] = 'predictions',  # which masks: the segmenter's, or those that it learned from
+) -> None:
+    "Hand the masks of a run to an annotation tool."
+    print(f'{out}: {pipeline.export(root, format, out, masks):,} masks')
 
 # %% ../nbs/21_cli.ipynb #8efb9c53
 def figures(
@@ -238,8 +273,7 @@ def documented(
     return command
 
 COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
-                compare=compare, branch=branch, table=table, figures=figures, report=report, words=words, explore=explore,
-                storage=storage, shapes=shapes, download=download, check=check_data)
+                compare=compare, branch=branch, table=table, figures=figures, report=report, words=words, explore=explore, storage=storage, shapes=shapes, download=download, check=check_data, new=new, contact=contact, export=export)
 for command in COMMANDS.values(): documented(command)
 
 def explain(

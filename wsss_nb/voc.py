@@ -7,8 +7,9 @@ __all__ = ['IGNORE', 'VOC_CLASSES', 'IMAGE_FORMATS', 'IMAGE_SUFFIXES', 'LIST_SIZ
            'whole_file', 'palette', 'colour', 'show_images', 'to_rgb', 'open_image', 'read_image', 'write_mask',
            'read_mask', 'read_text', 'read_list', 'check_classes', 'files_by_stem', 'Layout', 'find_voc', 'find_layout',
            'find_id', 'check_name', 'find_ids', 'Annotation', 'read_xml_tags', 'read_tag_table', 'read_annotations',
-           'find_classes', 'check_tags', 'read_ids', 'Sample', 'VOCFolder', 'check', 'Summary', 'summarise',
-           'train_aug_ids', 'downloading', 'fetch_voc', 'fetch_sbd', 'write_aug_mask', 'download_voc2012']
+           'find_classes', 'check_tags', 'read_ids', 'Sample', 'VOCFolder', 'check', 'tag_notes', 'Summary',
+           'summarise', 'new_folder', 'train_aug_ids', 'downloading', 'fetch_voc', 'fetch_sbd', 'write_aug_mask',
+           'download_voc2012']
 
 # %% ../nbs/00_voc.ipynb #e5bded27
 import csv, difflib, io, os, re, shutil, unicodedata, uuid, warnings
@@ -357,6 +358,7 @@ def read_tag_table(
     "The rows of a table `file,tags` with `;` between tags, without those that are wrong."
     rows: list[Annotation] = []
     with collecting(faults):
+        if not path.exists(): raise InputError(Fault(path, 'there is no table of tags', f'`wsss_nb new {path.parent}` writes one that lists the photos'))
         try: table = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(read_text(path), newline=''), strict=True)]
         except csv.Error as cause: raise InputError(Fault(path, f'the table is broken ({cause})', 'Save it again as CSV')) from None
         header = [cell.lower() for cell in table[0]] if table else []
@@ -520,6 +522,25 @@ def check(
                 if id in layout.masks: read_mask(layout.masks[id], len(classes) or None, image.size)
     return list(dict.fromkeys(faults))
 
+# %% ../nbs/00_voc.ipynb #72990863
+def tag_notes(
+    rows: Iterable[Annotation],  # the tags of all photos
+    few: int = 10,  # a class should have as many photos, or more
+) -> Iterator[str]:
+    "Tags that may be an oversight: those that look like a commoner one, that only one photo has, few have, or every photo has."
+    rows, photos, rare = list(rows), {}, []
+    for row in rows:
+        for tag in row.tags: photos.setdefault(tag, []).append(row.name)
+    commonest = sorted(photos, key=lambda tag: (-len(photos[tag]), tag))
+    for place, tag in enumerate(commonest):
+        one, folded = len(photos[tag]) == 1, {other.casefold(): other for other in commonest[place - 1::-1]} if place else {}
+        close = difflib.get_close_matches(tag.casefold(), folded, 1, .6 if one else .8)
+        if close: yield f'the tag {tag!r} ({len(photos[tag])}, such as {photos[tag][0]!r}) looks like {folded[close[0]]!r} ({len(photos[folded[close[0]]])}); if it is the same, write it alike'
+        elif one: yield f'only one photo has the tag {tag!r}, {photos[tag][0]!r}; tag more, or take it out'
+        elif len(photos[tag]) < few: rare.append(f'{tag!r} {len(photos[tag])}')
+        if len(photos[tag]) == len(rows) > 1: yield f'every photo has the tag {tag!r}, so nothing shows what is no {tag!r}; add photos without it'
+    if rare: yield f'few photos of a class: {", ".join(rare)}; each should have {few} or more'
+
 # %% ../nbs/00_voc.ipynb #c218b914
 class Summary(NamedTuple):
     "What a data set has."
@@ -545,13 +566,32 @@ def summarise(
     layout = find_layout(root)
     splits = {split: set(read_ids(layout, split, [])) for split in layout.splits}
     unlisted, homeless = layout.images.keys() - set().union(*splits.values()), layout.masks.keys() - layout.images.keys()
-    notes = [f'photos in no split: {len(unlisted):,}, such as {min(unlisted)!r}'] if unlisted else []
+    nowhere = 'without a line in tags.csv, so left out' if layout.kind == 'photos' and not layout.lists else 'in no split'
+    notes = [f'photos {nowhere}: {len(unlisted):,}, such as {min(unlisted)!r}'] if unlisted else []
     if homeless: notes.append(f'masks without a photo: {len(homeless):,}, such as {min(homeless)!r}')
     for split, ids in splits.items():
         shared = ids & splits.get('val', set())
         if split in ('train', 'train_aug') and shared: notes.append(f'photos in both {split} and val: {len(shared):,}, such as {min(shared)!r}')
+    if layout.kind == 'photos': notes.extend(tag_notes(read_tag_table(layout.root/'tags.csv', [])))
     counts = {split: (len(ids), len(ids & layout.masks.keys())) for split, ids in splits.items()}
     return Summary(layout.kind, layout.root, find_classes(layout, []), counts, len(layout.images), len(layout.masks), tuple(notes))
+
+# %% ../nbs/00_voc.ipynb #dca74cd2
+def new_folder(
+    root: str | Path,  # a folder; may be missing, or hold images/ with photos
+) -> int:              # how many photos tags.csv lists
+    "Make a folder for your own photos: images/, and tags.csv with a line for each photo. Raises `InputError` for a VOC folder and a table with lines in it."
+    root = Path(root)
+    if find_voc(root): raise InputError(Fault(root, 'this is a VOC folder', 'Name another folder'))
+    table, faults = root/'tags.csv', []
+    if table.exists() and (read_tag_table(table, faults) or faults):
+        raise InputError(Fault(table, 'this table is there already, and stays as it is', f'`wsss_nb check {root}` says which photos it lacks; to have it written anew, move it away'))
+    (root/'images').mkdir(parents=True, exist_ok=True)
+    names = [path.name for paths in files_by_stem(root/'images', IMAGE_SUFFIXES).values() for path in paths]
+    lines = io.StringIO(newline='')
+    csv.writer(lines).writerows([('file', 'tags'), *((name, '') for name in names)])
+    with whole_file(table) as aside: aside.write_bytes(lines.getvalue().encode('utf-8-sig'))   # with the mark, Excel reads it as UTF-8
+    return len(names)
 
 # %% ../nbs/00_voc.ipynb #09f0fd68
 LIST_SIZES = {'train': 1_464, 'val': 1_449, 'train_aug': 10_582}

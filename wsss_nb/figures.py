@@ -6,8 +6,8 @@
 __all__ = ['PAGE', 'precision_recall', 'sweep_run', 'draw_background', 'TagScore', 'score_labels', 'score_tags', 'overlay',
            'contour', 'show', 'draw_faults', 'photo_miou', 'draw_variants', 'pooling_credit', 'draw_pooling',
            'WordPlace', 'FoundWords', 'PhotoWords', 'words_of', 'WordSearch', 'find_words', 'word_lift', 'cut_patch',
-           'draw_words', 'WordPart', 'word_parts', 'score_photos', 'legend', 'draw_segmentations', 'draw_curves',
-           'Drawn', 'draw_all', 'html_table', 'measured_tables', 'report']
+           'draw_patches', 'draw_words', 'WordPart', 'word_parts', 'score_photos', 'legend', 'draw_segmentations',
+           'draw_curves', 'Drawn', 'draw_all', 'html_table', 'measured_tables', 'report']
 
 # %% ../nbs/19_figures.ipynb #64c4ed6e
 import base64
@@ -308,32 +308,40 @@ def cut_patch(
     return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
 
 # %% ../nbs/19_figures.ipynb #6eb34027
+def draw_patches(
+    run: Run,
+    found: FoundWords,
+    rows: Sequence[tuple[int, str]],  # words, and what to say of each in two lines
+    path: Path,           # of the PNG file
+    cells: float = 3.,    # side of a patch, in cells of the feature map
+    size: int = 64,       # side of a patch in the figure, pixels
+) -> Path:
+    "A row for each word: what is said of it, and the places nearest to it."
+    from PIL import ImageDraw
+    sheet = Image.new('RGB', (190 + max((len(places) for places in found.places), default=0) * (size + 4), max(1, len(rows)) * (size + 4)), 'white')
+    pen = ImageDraw.Draw(sheet)
+    for row, (word, text) in enumerate(rows):
+        pen.text((6, row * (size + 4) + size // 2 - 14), text, fill='black')
+        for column, place in enumerate(found.places[word]):
+            sheet.paste(cut_patch(run, place, cells, size), (190 + column * (size + 4), row * (size + 4)))
+    with whole_file(path) as unfinished, open(unfinished, 'wb') as file: sheet.save(file, format='png')
+    return path
+
 def draw_words(
     run: Run,
     words: int = 12,      # rows
     patches: int = 8,     # in a row
     photos: int = 300,    # see `find_words`
-    cells: float = 3.,    # side of a patch, in cells of the feature map
-    size: int = 64,       # side of a patch in the figure, pixels
 ) -> tuple[Path, FoundWords]:  # the file, and what was found
     "Write figures/words.png. Raises `InputError` as `find_words` does."
-    from PIL import ImageDraw
     found = find_words(run, photos, patches)
     seen = (found.use.photos * len(found.counts) >= min(patches, 4)).numpy()       # a word of one photo may be anything
     lift = np.nan_to_num(word_lift(found.counts, found.tags).numpy(), nan=0.) * seen[:, None]
     share = (found.counts.sum(0) / found.counts.sum()).numpy()
     telling = share * np.log2(np.maximum(lift.max(1), 1e-9))        # bits that it says of its tag, times how often it says them
     chosen = [int(word) for word in np.argsort(-telling, kind='stable')[:words] if seen[word]]
-    sheet = Image.new('RGB', (190 + patches * (size + 4), max(1, len(chosen)) * (size + 4)), 'white')
-    pen = ImageDraw.Draw(sheet)
-    for row, word in enumerate(chosen):
-        tag = int(lift[word].argmax())
-        pen.text((6, row * (size + 4) + size // 2 - 14), f'word {word}: {share[word]:.1%} of places\n{run.classes[tag]}, {lift[word, tag]:.1f} times as often', fill='black')
-        for column, place in enumerate(found.places[word]):
-            sheet.paste(cut_patch(run, place, cells, size), (190 + column * (size + 4), row * (size + 4)))
-    path = run.root/'figures'/'words.png'
-    with whole_file(path) as unfinished, open(unfinished, 'wb') as file: sheet.save(file, format='png')
-    return path, found
+    rows = [(word, f'word {word}: {share[word]:.1%} of places\n{run.classes[lift[word].argmax()]}, {lift[word].max():.1f} times as often') for word in chosen]
+    return draw_patches(run, found, rows, run.root/'figures'/'words.png'), found
 
 # %% ../nbs/19_figures.ipynb #5f657460
 class WordPart(NamedTuple):

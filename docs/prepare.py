@@ -178,7 +178,7 @@ def describe_function(module: Module, node: ast.FunctionDef, name: str, kind: st
     "A function, a method or a property."
     decorators = {ast.unparse(decorator).split('.')[-1] for decorator in node.decorator_list}
     if decorators & {'property', 'cached_property'}:
-        return f'{fence}{{py:property}} {name}\n' + (f':type: {ast.unparse(node.returns)}\n' if node.returns else '') + f'\n{describe(module, node, [])}{fence}\n'
+        return f'{fence}{{py:property}} {name}\n' + (f':type: {json.dumps(ast.unparse(node.returns))}\n' if node.returns else '') + f'\n{describe(module, node, [])}{fence}\n'
     options = ''.join(f':{option}:\n' for option in ('staticmethod', 'classmethod') if option in decorators)
     line = node.returns.end_lineno if node.returns else node.lineno   # of the head's end: what is behind it describes what comes back
     last = max([argument.end_lineno for argument in arguments(node)], default=0)
@@ -202,7 +202,8 @@ def describe_constant(module: Module, node: ast.Assign | ast.AnnAssign, name: st
     "A constant with its value and the comment behind it."
     value = ast.unparse(node.value)
     comment = link(module.comment(node), module.name, '../', escape=True)
-    return f'````{{py:data}} {name}\n:value: {value if len(value) < 120 else value[:100] + " ..."}\n\n{comment}\n````\n'
+    shown = json.dumps(value if len(value) < 120 else value[:100] + ' ...', ensure_ascii=False)   # options are YAML
+    return f'````{{py:data}} {name}\n:value: {shown}\n\n{comment}\n````\n'
 
 
 def prepare_api(module: Module, chapter: str) -> str:

@@ -99,6 +99,7 @@ def predict(
     sizes = pipeline.predict_photos(root, pipeline.find_photos(photos), out, settings, coco, workers=workers)
     print(f'{out}: {len(sizes)} mask{"s" * (len(sizes) != 1)}, and the photos under them in overlays' + ', and coco.json' * coco)
 
+# %% ../nbs/21_cli.ipynb #6700d505
 def submit(
     root: Positional[Folder],    # folder of a run with VOC's classes and a segmenter
     out: Path | None = None,     # file to write; none given: comp6_test_cls.tar in the run
@@ -111,6 +112,7 @@ def submit(
     count = pipeline.submit(root, out, data, split, workers)
     print(f'{out}: the masks of the {count:,} photos of the split {split!r}, verified')
 
+# %% ../nbs/21_cli.ipynb #f7faafd9
 def onnx(
     root: Positional[Folder],    # folder of a run
     network: Literal['classifier', 'segmenter'],  # which of its networks

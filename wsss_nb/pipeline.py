@@ -291,6 +291,7 @@ def classify(run: Run) -> WordClassifier:
     write_card(run, 'classifier', model)
     return model
 
+# %% ../nbs/17_pipeline.ipynb #55c7793a
 def describe(
     run: Run,
     network: str,      # 'classifier' or 'segmenter'
@@ -839,16 +840,17 @@ def find_photos(
     "The photos that are meant. Raises `InputError` with all that is missing, empty, or there under one name twice."
     found, faults, photos = {}, [], []
     for path in map(Path, paths):
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()) if path.is_dir() else []
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith('.')) if path.is_dir() else []
         if path.is_dir() and not inside: faults.append(Fault(path, 'there are no photos in this folder', f'Name a folder with files that end in {", ".join(IMAGE_SUFFIXES)}'))
         elif not path.exists(): faults.append(Fault(path, 'there is no such photo or folder', 'Look at the path that you gave'))
         photos += inside if path.is_dir() else [path] if path.exists() else []
-    for photo in dict.fromkeys(path.resolve() for path in photos):
+    for photo in dict.fromkeys(path.absolute() for path in photos):
         other = found.setdefault(photo.stem, photo)
         if other != photo: faults.append(Fault(photo, f'its mask would have the same name as that of {other}', 'Rename one of them, or predict them into two folders'))
     if faults: raise InputError(*faults)
     return found
 
+# %% ../nbs/17_pipeline.ipynb #3723d8df
 def photo_sizes(
     photos: dict[str, Path],            # name -> photo
 ) -> dict[str, tuple[int, int]]:        # name -> (width, height), upright
@@ -859,6 +861,7 @@ def photo_sizes(
     if faults: raise InputError(*faults)
     return sizes
 
+# %% ../nbs/17_pipeline.ipynb #51739324
 def open_predictions(
     out: Path,      # folder to make, or to go on with
     asked: dict,    # what predictions.json has to hold
@@ -899,6 +902,7 @@ def predict_photos(
     if coco and not (out/'coco.json').exists() and process().is_main_process: write_regions(out, photos, run.classes)
     return sizes
 
+# %% ../nbs/17_pipeline.ipynb #e2d57979
 def write_regions(
     out: Path,                  # folder of predictions
     photos: dict[str, Path],    # name -> photo

@@ -114,6 +114,7 @@ def at_most(
     shrink = min(1., longest / max(image.size))
     return image if shrink == 1 else image.resize([max(1, round(n * shrink)) for n in image.size], Image.Resampling.BICUBIC)
 
+# %% ../nbs/16_segmentation.ipynb #f7dd1e7d
 def predict_logits(
     model: nn.Module,          # see `window_logits`
     image: Image.Image,        # RGB
@@ -175,6 +176,7 @@ def check_crf(
         fits = int(max(width, height) * (CRF_BYTES / needed) ** .5)
         raise InputError(f'{name}: a dense CRF of {width:,} x {height:,} pixels and {labels} labels takes {needed / 1e9:.0f} GB. Let it work at a smaller size with --longest {fits}, or do without the CRF')
 
+# %% ../nbs/16_segmentation.ipynb #e8113f8a
 def finish_labels(
     logits: Sequence[np.ndarray],  # from `predict_logits`
     image: Image.Image,            # the photo
@@ -189,6 +191,7 @@ def finish_labels(
         logits = [refine_probabilities(small, probabilities)]
     return strongest_labels(logits, image.size[::-1])
 
+# %% ../nbs/16_segmentation.ipynb #57530674
 def predict_probabilities(
     model: nn.Module,          # see `window_logits`
     image: Image.Image,        # RGB
@@ -231,6 +234,7 @@ def draw_legend(
         pen.text((x + height - 4, y + height / 2), name, fill='black', font=font, anchor='lm')
     return legend
 
+# %% ../nbs/16_segmentation.ipynb #4060b567
 def draw_overlay(
     image: Image.Image,        # the photo
     labels: np.ndarray,        # its label map, uint8 (H, W)
@@ -280,6 +284,7 @@ class Finish(Dataset):
         write_mask(self.masks/f'{seen.name}.png', labels)
         return seen.name
 
+# %% ../nbs/16_segmentation.ipynb #83e7925b
 def write_masks(
     model: nn.Module,            # see `window_logits`
     photos: Mapping[str, Path],  # name -> photo
@@ -323,6 +328,7 @@ def mask_problem(
     top = int(np.asarray(image).max())
     return f'holds the index {top}, and the last class is {len(VOC_CLASSES)}' if top > len(VOC_CLASSES) else None
 
+# %% ../nbs/16_segmentation.ipynb #5f72b863
 def check_server_file(
     path: str | Path,                     # a .tar
     sizes: Mapping[str, tuple[int, int]], # id -> (width, height) of its photo, for every photo of the test list
@@ -345,6 +351,7 @@ def check_server_file(
     if missing: fault(f'{len(missing):,} of {len(wanted):,} masks are missing, such as {missing[0]}')
     return faults
 
+# %% ../nbs/16_segmentation.ipynb #053698a3
 def write_server_file(
     masks: str | Path,                    # folder of <id>.png
     sizes: Mapping[str, tuple[int, int]], # id -> (width, height) of its photo, for every photo of the test list
@@ -372,6 +379,7 @@ class TagsAndMaps(nn.Module):
         features = self.backbone(images)
         return F.conv2d(features, self.weight[:, :, None, None]).relu(), F.linear(self.pool(features), self.weight)
 
+# %% ../nbs/16_segmentation.ipynb #2c524433
 def fix_padding(
     network: nn.Module,   # changed in place
 ) -> nn.Module:           # the same
@@ -409,6 +417,7 @@ def largest_difference(
             largest = max(largest, (ours - torch.from_numpy(theirs)).abs().max().nan_to_num(math.inf).item())
     return largest
 
+# %% ../nbs/16_segmentation.ipynb #4eaaaca2
 def write_onnx(
     network: nn.Module,       # images (B, 3, H, W) -> tensor, or several
     path: str | Path,         # .onnx to write

@@ -233,7 +233,7 @@ def png(labels: np.ndarray, mode: str = 'P', colours: bool = True) -> bytes:
 GOOD = {f'{SERVER_FOLDER}/{i:04d}.png': png(np.array([[0, 1, 20]], np.uint8)) for i in range(1456)}
 ONE = f'{SERVER_FOLDER}/0007.png'
 DAMAGE = {
-    'is missing': ({ONE: None}, '1 of 1,456 masks are missing, such as ' + ONE),
+    'is missing': ({ONE: None}, '1 of 9 masks are missing, such as ' + ONE),
     'belongs to no photo': ({f'{SERVER_FOLDER}/more.png': GOOD[ONE]}, 'more.png belongs to no photo of the list'),
     'in another folder': ({ONE: None, 'comp6_test_cls/0007.png': GOOD[ONE]}, 'comp6_test_cls/0007.png belongs to no photo'),
     'of another size': ({ONE: png(np.zeros((3, 1), np.uint8))}, ONE + ' is 1 x 3, and its photo 3 x 1'),
@@ -242,7 +242,8 @@ DAMAGE = {
     'in other colours': ({ONE: png(np.zeros((1, 3), np.uint8), colours=False)}, ONE + " has another palette than VOC's"),
     'with a class too many': ({ONE: png(np.array([[0, 1, 21]], np.uint8))}, ONE + ' holds the index 21, and the last class is 20'),
     'with unknown pixels': ({ONE: png(np.array([[0, 1, 255]], np.uint8))}, ONE + ' holds the index 255'),
-    'cut off': ({ONE: GOOD[ONE][:-20]}, ONE + ' cannot be read as a PNG'),
+    'cut off': ({ONE: GOOD[ONE][:-20]}, ONE + ' is cut off'),
+    'cut in two': ({ONE: GOOD[ONE][:len(GOOD[ONE]) // 2]}, ONE + ' cannot be read as a PNG'),
     'no picture': ({ONE: b'text'}, ONE + ' cannot be read as a PNG'),
 }
 SIZES = {Path(name).stem: (3, 1) for name in GOOD}
@@ -260,13 +261,15 @@ def write_tar(path: Path, files: dict[str, bytes | None], twice: tuple[str, ...]
 @pytest.mark.parametrize('damage', DAMAGE)
 def test_a_damaged_server_file_is_told(damage, tmp_path):
     changes, said = DAMAGE[damage]
-    assert said in '\n'.join(map(str, check_server_file(write_tar(tmp_path/'damaged.tar', GOOD | changes), SIZES)))
+    few = dict(list(GOOD.items())[:9])
+    found = check_server_file(write_tar(tmp_path/'damaged.tar', few | changes), dict(list(SIZES.items())[:9]))
+    assert said in '\n'.join(map(str, found)) and all('damaged.tar' in str(fault) for fault in found)
 
 
 def test_a_whole_server_file_has_no_faults_and_other_damage_is_told(tmp_path):
     whole = write_tar(tmp_path/'whole.tar', GOOD)
     assert check_server_file(whole, SIZES) == []
-    assert 'is there twice' in str(check_server_file(write_tar(tmp_path/'twice.tar', GOOD, (ONE,)), SIZES)[0])
+    assert 'is there twice' in str(check_server_file(write_tar(tmp_path/'twice.tar', {ONE: GOOD[ONE]}, (ONE,)), {'0007': (3, 1)})[0])
     (tmp_path/'half.tar').write_bytes(whole.read_bytes()[:700_000])
     assert any('masks are missing' in str(fault) for fault in check_server_file(tmp_path/'half.tar', SIZES))
     (tmp_path/'text.tar').write_text('text' * 1000)

@@ -8,6 +8,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here/'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
+onnx = settings['onnx_requirements'].split()
 
 setup(
     name=settings['lib_name'],
@@ -26,7 +27,7 @@ setup(
     package_data={'wsss_nb.data': ['*.csv']},
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),
-    extras_require={'dev': settings['dev_requirements'].split()},
+    extras_require={'onnx': onnx, 'dev': settings['dev_requirements'].split() + onnx},
     entry_points={'console_scripts': settings['console_scripts'].split(),
                   'nbdev': ['wsss_nb = wsss_nb._modidx:d']},
 )

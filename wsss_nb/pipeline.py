@@ -6,21 +6,23 @@
 __all__ = ['LEAST_REFINER_CROP', 'STAGES', 'BACKGROUND', 'ALPHAS', 'WALKED_BACKGROUND', 'DO', 'MASKS', 'Config', 'check_config',
            'write_json', 'read_json', 'Run', 'evenly', 'median_long_side', 'open_run', 'as_written',
            'compare_or_create', 'has_results', 'read_config', 'build_classifier', 'first_weights', 'classify',
-           'tag_loss', 'missing', 'cams', 'require', 'measure_cams', 'measure_masks', 'LabelMaps', 'at_most',
-           'make_label_maps', 'labels_of', 'sure_scores', 'sure_labels', 'build_refiner', 'walk_settings', 'walks',
-           'choose_walk', 'train_refiner', 'walk_photos', 'things_of', 'write_instances', 'refine', 'build_segmenter',
-           'segment', 'predict', 'heat', 'draw_examples', 'overlay', 'draw_legend', 'contact_page', 'draw_contact',
-           'shortened', 'evaluate', 'do_stage', 'is_done', 'run', 'branch', 'measure_new_cams', 'evaluate_elsewhere',
-           'measure_storage', 'table_line', 'table_mean', 'markdown', 'table', 'outlines', 'cut_open', 'regions',
-           'labelme', 'export']
+           'describe', 'write_card', 'tag_loss', 'missing', 'cams', 'require', 'measure_cams', 'measure_masks',
+           'LabelMaps', 'make_label_maps', 'labels_of', 'sure_scores', 'sure_labels', 'build_refiner', 'walk_settings',
+           'walks', 'choose_walk', 'train_refiner', 'walk_photos', 'things_of', 'write_instances', 'refine',
+           'build_segmenter', 'segment', 'prediction_settings', 'predict', 'heat', 'draw_examples', 'overlay',
+           'draw_legend', 'contact_page', 'draw_contact', 'shortened', 'evaluate', 'do_stage', 'is_done', 'run',
+           'branch', 'measure_new_cams', 'evaluate_elsewhere', 'measure_storage', 'find_photos', 'photo_sizes',
+           'open_predictions', 'predict_photos', 'write_regions', 'submit', 'export_onnx', 'table_line', 'table_mean',
+           'markdown', 'table', 'outlines', 'cut_open', 'regions', 'labelme', 'export']
 
 # %% ../nbs/17_pipeline.ipynb #7b7e886f
+import hashlib
 import json
 import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Callable, Iterable, Literal
@@ -41,9 +43,10 @@ from .irn import IRNet, coco_annotations, find_instances, irn_fields, irn_labels
 from .loaders import Augmentation, Batch, ErrorsAsValues, MaskedCrops, TaggedCrops, ignore_interrupt, raised
 from .losses import decov, entropy, word_loss
 from .metrics import BackgroundSweep, ConfusionMatrix
-from .segmentation import predict_labels, segmentation_loss
+from .segmentation import (PredictionSettings, TagsAndMaps, VOC_TEST_PHOTOS, at_most, check_crf, check_onnx, predict_labels, segmentation_loss, write_masks, write_onnx,
+                                  write_server_file)
 from .training import OPTIMISERS, TrainingSettings, device, load_model, process, progress, save_model, train
-from .voc import IGNORE, Fault, InputError, VOCFolder, colour, read_image, read_mask, whole_file, write_mask
+from .voc import IGNORE, IMAGE_SUFFIXES, VOC_CLASSES, Fault, InputError, VOCFolder, collecting, colour, find_layout, read_ids, read_image, read_mask, whole_file, write_mask
 
 # %% ../nbs/17_pipeline.ipynb #9b956416
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ class Config:
     segmenter_learning_rate: float = 0.00025      # of the segmenter's backbone, as published
     segmenter_scales: tuple[float, ...] = (1.0,)  # of the photo, in the segmenter's loss; published: 1, 0.5, 0.75
     predict_scales: tuple[float, ...] = (0.5, 0.75, 1.0)  # of the photo, for predictions
+    predict_mirror: bool = False  # look at the mirror image of every photo, too, for predictions
     predict_crf: bool = False     # refine predictions with a dense CRF
+    predict_window: int = 1024    # what is larger than this at a scale is predicted in overlapping windows of this side, pixels
     longest: int = 1024           # photos with a longer side are worked on at this size, pixels
     batch_size: int = 16          # photos a step of the classifier's training, over all processes
     segmenter_batch_size: int = 10  # photos a step of the segmenter's
@@ -99,7 +104,7 @@ LEAST_REFINER_CROP = 96   # IRNet's pairs are up to 10 cells of 4 pixels apart, 
 
 def check_config(config: Config) -> None:
     "Refuse values that can't work, before anything is built. Raises `InputError` with all of them."
-    positive = ('num_words', 'word_temperature', 'epochs', 'refiner_epochs', 'refiner_learning_rate', 'refiner_batch_size', 'segmenter_epochs', 'segmenter_learning_rate', 'longest',
+    positive = ('num_words', 'word_temperature', 'epochs', 'refiner_epochs', 'refiner_learning_rate', 'refiner_batch_size', 'segmenter_epochs', 'segmenter_learning_rate', 'longest', 'predict_window',
                 'batch_size', 'segmenter_batch_size')
     wrong = [f'{name} must be more than 0, not {getattr(config, name)}' for name in positive if not getattr(config, name) > 0]
     wrong += [f'{name} must be 0 or more, not {getattr(config, name)}'
@@ -282,7 +287,25 @@ def classify(run: Run) -> WordClassifier:
     sides = round(.625 * run.crop), round(1.25 * run.crop)   # 320 to 640 for a crop of 512
     crops = TaggedCrops(run.train, Augmentation(run.crop, model.backbone.mean, model.backbone.std, long_side=sides), config.seed)
     settings = TrainingSettings(config.epochs, config.batch_size, optimiser, config.precision, config.workers, config.seed)
-    return train(model, crops, partial(tag_loss, decov_weight=config.decov), run.root/'classifier', settings, 'classifier')
+    model = train(model, crops, partial(tag_loss, decov_weight=config.decov), run.root/'classifier', settings, 'classifier')
+    write_card(run, 'classifier', model)
+    return model
+
+# %% ../nbs/17_pipeline.ipynb #55c7793a
+def describe(
+    run: Run,
+    network: str,      # 'classifier' or 'segmenter'
+    model: nn.Module,  # that network
+) -> dict:
+    "What whoever uses a network of a run must know, beside its tensors."
+    backbone = model.backbone
+    return {'network': network, 'backbone': run.config.backbone, 'classes': list(run.classes), 'input': 'RGB (batch, 3, height, width), values 0 to 1, less mean, over std',
+            'mean': list(backbone.mean), 'std': list(backbone.std), 'size_multiple': backbone.output_stride, 'output_stride': backbone.output_stride}
+
+def write_card(run: Run, network: str, model: nn.Module) -> None:
+    "Write model.json beside model.safetensors, unless it is there."
+    path = run.root/network/'model.json'
+    if process().is_main_process and not path.exists(): write_json(path, describe(run, network, model))
 
 def tag_loss(
     model: nn.Module,  # a `WordClassifier`, or what shares it between processes
@@ -373,14 +396,6 @@ class LabelMaps(Dataset):
         labels = Image.fromarray(self.make(run, run.train.ids[i], at_most(image, run.config.longest)))
         write_mask(run.root/self.folder/f'{run.train.ids[i]}.png', np.asarray(labels.resize(image.size, Image.Resampling.NEAREST)))
         return i
-
-def at_most(
-    image: Image.Image,
-    longest: int,         # pixels
-) -> Image.Image:
-    "The photo, made smaller if its long side is longer."
-    shrink = min(1., longest / max(image.size))
-    return image if shrink == 1 else image.resize([max(1, round(n * shrink)) for n in image.size], Image.Resampling.BICUBIC)
 
 def make_label_maps(
     run: Run,
@@ -565,7 +580,13 @@ def segment(run: Run) -> DeepLabV2:
     crops = MaskedCrops(run.train, run.root/'pseudo', Augmentation(run.segmenter_crop, model.backbone.mean, model.backbone.std, factor=(.5, 1.5), longest=config.longest), config.seed)
     optimiser = replace(OPTIMISERS['deeplab'], learning_rate=config.segmenter_learning_rate)
     settings = TrainingSettings(config.segmenter_epochs, config.segmenter_batch_size, optimiser, config.precision, config.workers, config.seed)
-    return train(model, crops, lambda model, batch: segmentation_loss(model, batch, config.segmenter_scales), run.root/'segmenter', settings, 'segmenter')
+    model = train(model, crops, lambda model, batch: segmentation_loss(model, batch, config.segmenter_scales), run.root/'segmenter', settings, 'segmenter')
+    write_card(run, 'segmenter', model)
+    return model
+
+def prediction_settings(config: Config) -> PredictionSettings:
+    "How a run predicts."
+    return PredictionSettings(config.predict_scales, config.predict_mirror, config.predict_crf, config.longest, config.predict_window)
 
 def predict(run: Run) -> None:
     "Draw a mask for every photo of the run, without its tags, and measure them."
@@ -576,9 +597,8 @@ def predict(run: Run) -> None:
         if todo and model is None:
             require(run, 'segmenter/model.safetensors', 'segment')
             model = load_model(build_segmenter(run), run.root/'segmenter').to(device())
-        for i in progress(todo, f'predictions of {split}') if todo else ():
-            labels = predict_labels(model, read_image(folder.image_path(i)), config.predict_scales, crf=config.predict_crf, longest=config.longest)
-            write_mask(run.root/'predictions'/f'{folder.ids[i]}.png', labels)
+        photos = {folder.ids[i]: folder.image_path(i) for i in todo}
+        if photos: write_masks(model, photos, run.root/'predictions', prediction_settings(config), config.workers, f'predictions of {split}')
         process().wait_for_everyone()
         if unmeasured:
             run.record(segmentation={split: measure_masks(folder, run.root/'predictions')})
@@ -788,7 +808,7 @@ def evaluate_elsewhere(
     segmenter, matrix = load_model(build_segmenter(this), this.root/'segmenter').to(device()), ConfusionMatrix(len(folder.classes) + 1)
     for i in progress(range(len(folder)), f'predictions of {split}'):
         sample = folder[i]
-        matrix.update(predict_labels(segmenter, sample.image, config.predict_scales, crf=config.predict_crf, longest=config.longest), sample.mask)
+        matrix.update(predict_labels(segmenter, sample.image, *astuple(prediction_settings(config))), sample.mask)
     return {'cam': {split: cam}, 'segmentation': {split: matrix.report(folder.classes)}}
 
 # %% ../nbs/17_pipeline.ipynb #50832303
@@ -812,6 +832,134 @@ def measure_storage(
         sweeps['ours'].update(stored.classes, stored.resize(), sample.mask)
         sweeps['published'].update(full.classes, full.maps, sample.mask)
     return {name: {'bytes': sizes[name] / len(places), 'miou': sweeps[name].best()[1].miou()} for name in sweeps} | {'images': len(places)}
+
+# %% ../nbs/17_pipeline.ipynb #bb16e1d5
+def find_photos(
+    paths: Iterable[str | Path],   # photos, and folders of photos
+) -> dict[str, Path]:              # name without ending -> photo; those of a folder by name
+    "The photos that are meant. Raises `InputError` with all that is missing, empty, or there under one name twice."
+    found, faults, photos = {}, [], []
+    for path in map(Path, paths):
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith('.')) if path.is_dir() else []
+        if path.is_dir() and not inside: faults.append(Fault(path, 'there are no photos in this folder', f'Name a folder with files that end in {", ".join(IMAGE_SUFFIXES)}'))
+        elif not path.exists(): faults.append(Fault(path, 'there is no such photo or folder', 'Look at the path that you gave'))
+        photos += inside if path.is_dir() else [path] if path.exists() else []
+    for photo in dict.fromkeys(path.absolute() for path in photos):
+        other = found.setdefault(photo.stem, photo)
+        if other != photo: faults.append(Fault(photo, f'its mask would have the same name as that of {other}', 'Rename one of them, or predict them into two folders'))
+    if faults: raise InputError(*faults)
+    return found
+
+# %% ../nbs/17_pipeline.ipynb #3723d8df
+def photo_sizes(
+    photos: dict[str, Path],            # name -> photo
+) -> dict[str, tuple[int, int]]:        # name -> (width, height), upright
+    "The sizes of photos, each of which is decoded. Raises `InputError` with all that can't be."
+    sizes, faults = {}, []
+    for name, path in progress(photos.items(), 'opening photos'):
+        with collecting(faults): sizes[name] = read_image(path).size
+    if faults: raise InputError(*faults)
+    return sizes
+
+# %% ../nbs/17_pipeline.ipynb #51739324
+def open_predictions(
+    out: Path,      # folder to make, or to go on with
+    asked: dict,    # what predictions.json has to hold
+) -> None:
+    "Make the folder of predictions. Raises `InputError` if something else is there."
+    path = out/'predictions.json'
+    if path.exists():
+        there = read_json(path)
+        differs = [name for name in asked if there.get(name) != asked[name]]
+        if differs: raise InputError(Fault(path, f'these predictions were made otherwise: {", ".join(differs)} are not those asked for', 'Name a folder that is empty or not there yet'))
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError(Fault(out, 'there is something else here', 'Name a folder that is empty or not there yet'))
+    for name in ('masks', 'overlays'): (out/name).mkdir(parents=True, exist_ok=True)
+    if not path.exists(): write_json(path, asked)
+
+# %% ../nbs/17_pipeline.ipynb #1ab298ee
+def predict_photos(
+    root: str | Path,                    # folder of a run with a segmenter
+    photos: dict[str, Path],             # from `find_photos`
+    out: str | Path,                     # new folder
+    settings: PredictionSettings | None = None,  # None: those of the run
+    coco: bool = False,                  # also write coco.json
+    overlays: bool = True,               # also write overlays
+    workers: int = 2,                    # processes that finish and write masks
+) -> dict[str, tuple[int, int]]:         # name -> (width, height)
+    "Draw masks for photos with the segmenter of a run, or go on with it. Raises `InputError` for whatever a person can mend, before anything is written."
+    run, out = Run(read_config(root)), Path(out)
+    require(run, 'segmenter/model.safetensors', 'segment')
+    settings, model = settings or prediction_settings(run.config), load_model(build_segmenter(run), run.root/'segmenter').to(device())
+    sizes = photo_sizes(photos)
+    for name in photos if settings.crf else (): check_crf(sizes[name], len(run.classes) + 1, settings.longest, photos[name])
+    asked = {'run': str(run.root.resolve()), 'segmenter': hashlib.sha256((run.root/'segmenter'/'model.safetensors').read_bytes()).hexdigest(), 'classes': list(run.classes),
+             'settings': asdict(settings) | {'scales': list(settings.scales)}, 'photos': {name: {'file': str(path), 'size': list(sizes[name])} for name, path in photos.items()}}
+    with process().main_process_first(): open_predictions(out, asked)
+    todo = [name for name in photos if not (out/'masks'/f'{name}.png').exists()][process().process_index::process().num_processes]
+    process().wait_for_everyone()
+    write_masks(model, {name: photos[name] for name in todo}, out/'masks', settings, workers, overlays=out/'overlays' if overlays else None, classes=run.classes)
+    process().wait_for_everyone()
+    if coco and not (out/'coco.json').exists() and process().is_main_process: write_regions(out, photos, run.classes)
+    return sizes
+
+# %% ../nbs/17_pipeline.ipynb #e2d57979
+def write_regions(
+    out: Path,                  # folder of predictions
+    photos: dict[str, Path],    # name -> photo
+    classes: Iterable[str],
+) -> None:
+    "Write coco.json: what each photo has of each class, as one annotation."
+    annotations, sizes = [], []
+    for number, name in enumerate(progress(photos, 'coco.json'), 1):
+        labels = read_mask(out/'masks'/f'{name}.png')
+        annotations += coco_annotations(number, labels, np.zeros((1, 1), int))
+        sizes.append(labels.shape)
+    write_coco(out/'coco.json', [path.name for path in photos.values()], sizes, classes, annotations)
+
+# %% ../nbs/17_pipeline.ipynb #c000e69f
+def submit(
+    root: str | Path,          # folder of a run with a segmenter
+    out: str | Path,           # .tar to write
+    data: str | Path | None = None,  # VOC folder with the list and its photos; None: the run's
+    split: str = 'test',       # the list
+    workers: int = 2,          # processes that finish and write masks
+) -> int:                      # number of masks
+    "Predict a list of photos and pack the masks for the VOC server. Raises `InputError` for whatever would make the server refuse them."
+    run, out = Run(read_config(root)), Path(out)
+    if run.classes != VOC_CLASSES: raise InputError(Fault(run.root/'config.json', f"the classes of the run are {', '.join(run.classes)}", "The server takes VOC's twenty, in VOC's order"))
+    if out.exists(): raise InputError(Fault(out, 'there is a file already', 'Name a new one'))
+    faults, layout = [], find_layout(data or run.config.data)
+    ids = read_ids(layout, split, faults)
+    if split == 'test' and len(ids) != VOC_TEST_PHOTOS:
+        faults.append(Fault(layout.lists.get(split, layout.root), f'the split {split!r} has {len(ids):,} photos, and that of VOC 2012 has {VOC_TEST_PHOTOS:,}', 'Put the list of VOC 2012 there, and its test photos beside the others'))
+    if faults: raise InputError(*faults)
+    photos = {name: layout.images[name][0] for name in ids}
+    sizes = predict_photos(run.root, photos, run.root/'submission'/split, overlays=False, workers=workers)
+    if process().is_main_process: write_server_file(run.root/'submission'/split/'masks', sizes, out)
+    process().wait_for_everyone()
+    return len(ids)
+
+# %% ../nbs/17_pipeline.ipynb #b1887c24
+def export_onnx(
+    root: str | Path,   # folder of a run
+    network: str,       # 'classifier' or 'segmenter'
+    out: str | Path,    # .onnx to write; <name>.json beside it says what goes in and comes out
+) -> float:             # the largest difference from the network, on random images
+    "Write a network of a run as ONNX. Raises `InputError` for whatever a person can mend, and if the answers of the file differ by 0.001 or more."
+    run, out = Run(read_config(root)), Path(out)
+    check_onnx()
+    require(run, f'{network}/model.safetensors', 'classify' if network == 'classifier' else 'segment')
+    if out.suffix != '.onnx': raise InputError(Fault(out, 'this is not the name of an ONNX file', 'Let it end in .onnx'))
+    for path in (out, out.with_suffix('.json')):
+        if path.exists(): raise InputError(Fault(path, 'there is a file already', 'Name a new one'))
+    build = build_classifier if network == 'classifier' else build_segmenter
+    model = load_model(build(run), run.root/network)
+    card = describe(run, network, model)
+    outputs = {'class_maps': '(batch, classes, height / output_stride, width / output_stride), 0 or more', 'tags': '(batch, classes), logits: sigmoid gives probabilities'}
+    if network == 'segmenter': outputs = {'logits': '(batch, 1 + classes, height / output_stride, width / output_stride); resize to the image, then the argmax over labels: 0 is background'}
+    difference = write_onnx(TagsAndMaps(model) if network == 'classifier' else model, out, list(outputs), card['size_multiple'])
+    write_json(out.with_suffix('.json'), card | {'outputs': outputs})
+    return difference
 
 # %% ../nbs/17_pipeline.ipynb #96ec74d8
 def table_line(

@@ -30,7 +30,7 @@ def cells(
     count: int,  # r, rows (or columns) of the grid
 ) -> list[tuple[int, int]]:  # for each cell: its first row, and the row after its last
     "Cut `length` rows into `count` cells that cover every row. Cells share rows where `count` does not divide `length`."
-    return [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+    return [(i * length // count, ((i + 1) * length + count - 1) // count) for i in range(count)]   # no negative numbers: an ONNX file would round them the other way
 
 # %% ../nbs/04_pooling.ipynb #81c2f2e3
 def grid_maxima(

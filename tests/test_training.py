@@ -1,4 +1,6 @@
 "Two processes take the same steps as one. A notebook can't start processes that share a training."
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -96,3 +98,47 @@ torch.distributed.destroy_process_group()
     (first, drawn), (second, drawn_too) = (torch.load(tmp_path/str(rank)) for rank in (0, 1))
     assert torch.equal(first, second) and torch.equal(drawn, drawn_too)
     torch.testing.assert_close(first, update_memory(codebook, features, .3))   # as one process that has all the photos
+
+
+PIPELINE = '''
+import sys
+from pathlib import Path
+from wsss_nb.pipeline import Config, branch, run
+from wsss_nb.training import process
+
+data, out = map(Path, sys.argv[1:])
+print(f'one of {process().num_processes} processes', flush=True)
+run(Config(data=data, out=out, backbone='resnet18', weights='none', batch_size=4, epochs=6, segmenter_batch_size=4, segmenter_epochs=6, num_words=16, scales=(1.,),
+           predict_scales=(1.,), segmenter_scales=(1., .5), refiner_batch_size=4, refiner_epochs=6, workers=0, refiner_crop=96, accumulate=process().num_processes,
+           segmenter_accumulate=process().num_processes, refiner_accumulate=process().num_processes))
+branch(out, out.with_name(out.name + '-irn'), 'irn', until='refine', workers=0)
+'''
+
+
+def losses(path: Path) -> list[float]:
+    with path.open() as file: return [float(row['total']) for row in csv.DictReader(file)]
+
+
+def test_the_whole_pipeline_on_two_processes(tmp_path):
+    "Two processes that cut their photos into two parts learn what one process learns, and every photo is made and measured once."
+    from wsss_nb.shapes import make_shapes
+    data, script = make_shapes(tmp_path/'shapes', train=8, val=5, size=64), tmp_path/'pipeline.py'
+    script.write_text(PIPELINE)
+    launch = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no',
+              '--num_cpu_threads_per_process', '1', '--main_process_port', '0']
+    for processes, command in ((1, [sys.executable]), (2, launch)):
+        done = subprocess.run([*command, str(script), str(data), str(tmp_path/f'with{processes}')], capture_output=True, text=True, timeout=600,
+                              env=os.environ | {'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'})
+        assert done.returncode == 0 and f'one of {processes} processes' in done.stdout, done.stderr[-3000:]
+    one, two = (tmp_path/f'with{n}' for n in (1, 2))
+    for folder in ('classifier', 'segmenter'):
+        curve = losses(one/folder/'log.csv')
+        assert curve and losses(two/folder/'log.csv') == pytest.approx(curve, rel=1e-3)
+    assert losses(tmp_path/'with2-irn'/'refiner'/'log.csv') == pytest.approx(losses(tmp_path/'with1-irn'/'refiner'/'log.csv'), rel=1e-3)
+    first, second = (json.loads((root/'metrics.json').read_text()) for root in (one, two))
+    for kind, split, images in (('cam', 'train', 8), ('pseudo', 'train', 8), ('segmentation', 'train', 8), ('segmentation', 'val', 5)):
+        assert first[kind][split]['images'] == second[kind][split]['images'] == images
+        assert second[kind][split]['miou'] == pytest.approx(first[kind][split]['miou'], abs=.005)
+    for folder, suffix in (('cams', '.npz'), ('pseudo', '.png'), ('predictions', '.png')):
+        assert {p.name for p in (two/folder).iterdir()} == {p.name for p in (one/folder).iterdir()}
+    assert not [p for p in tmp_path.rglob('*') if 'unfinished' in p.name]

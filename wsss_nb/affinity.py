@@ -21,6 +21,7 @@ from .cam import CAM, strided_size
 from .crf import refine_labels
 from .loaders import Batch, normalise
 from .random_walk import feature_affinity, feature_transition, pair_kinds, pair_mean, walk
+from .training import whole_targets
 from .voc import IGNORE
 
 # %% ../nbs/13_affinity.ipynb #a80df5b5
@@ -83,6 +84,7 @@ def affinity_loss(
     features: torch.Tensor,  # f: (B, C, h, w), of any floating dtype
     labels: torch.Tensor,    # int64 (B, h, w); 255 is left out
     radius: int = 5,         # of the pairs, cells
+    whole: torch.Tensor | None = None,  # labels of the batch that these are a part of (chapter 8)
 ) -> AffinityLoss:           # float32
     """Pull cells of one label together, push others apart. AffinityNet (CVPR 2018), section 3.2.
     Raises `ValueError` for labels that don't fit and a map that is too small."""
@@ -90,7 +92,8 @@ def affinity_loss(
         raise ValueError(f'features {tuple(features.shape)} want labels {(features.shape[0], *features.shape[2:])}, not {tuple(labels.shape)}')
     affinities, epsilon = feature_affinity(features.float(), radius), 1e-5      # (B, directions, ...)
     kinds, like, unlike = pair_kinds(labels, radius), -(affinities + epsilon).log(), -(1 + epsilon - affinities).log()
-    background, foreground, negative = (pair_mean(loss, kind) for loss, kind in zip((like, like, unlike), kinds))
+    counted = kinds if whole is None else pair_kinds(whole, radius)
+    background, foreground, negative = (pair_mean(loss, kind, everywhere) for loss, kind, everywhere in zip((like, like, unlike), kinds, counted))
     return AffinityLoss(background, foreground, negative, background / 4 + foreground / 4 + negative / 2)
 
 # %% ../nbs/13_affinity.ipynb #c925b4e0
@@ -100,8 +103,9 @@ def affinity_training_loss(
 ) -> dict[str, torch.Tensor]:
     "The loss of a batch for `train`: 'background', 'foreground', 'negative' and 'total'."
     features = model(batch.images)
-    labels = F.interpolate(batch.targets[:, None].float(), features.shape[-2:], mode='nearest-exact')[:, 0].long()
-    return affinity_loss(features, labels)._asdict()
+    on_grid = lambda masks: F.interpolate(masks[:, None].float(), features.shape[-2:], mode='nearest-exact')[:, 0].long()
+    whole = whole_targets(batch)
+    return affinity_loss(features, on_grid(batch.targets), whole=None if whole is batch.targets else on_grid(whole))._asdict()
 
 # %% ../nbs/13_affinity.ipynb #56076aea
 def affinity_features(

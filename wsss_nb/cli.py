@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'COMMANDS', 'run', 'stage', 'classify', 'cams', 'refine', 'segment', 'predict', 'submit',
-           'onnx', 'evaluate', 'compare', 'branch', 'storage', 'shapes', 'download', 'check_data', 'new', 'contact',
-           'export', 'figures', 'report', 'explore', 'words', 'TableOfRuns', 'TableB', 'TableA', 'TableC', 'table',
-           'documented', 'explain', 'main']
+           'onnx', 'evaluate', 'compare', 'branch', 'storage', 'presets', 'with_preset', 'shapes', 'download',
+           'check_data', 'new', 'contact', 'export', 'figures', 'report', 'explore', 'words', 'TableOfRuns', 'TableB',
+           'TableA', 'TableC', 'table', 'documented', 'explain', 'main']
 
 # %% ../nbs/21_cli.ipynb #3ba76cfa
 import errno
@@ -31,6 +31,7 @@ Folder = Annotated[Path, tyro.conf.arg(metavar='DIR')]
 def run(
     config: Annotated[Config, tyro.conf.arg(name='')],  # of the run
     until: Literal['classify', 'cams', 'refine', 'segment', 'predict', 'evaluate'] = 'evaluate',  # last stage to do
+    preset: Literal['deeplabv2-voc', 'irn-voc', 'vwe-voc', 'vwl-voc'] | None = None,  # published settings; the options given beside it go before. `wsss_nb presets` lists them
 ) -> None:
     "Do the whole job: classifier, CAMs, pseudo masks, segmenter, predictions, measurements. The same command goes on with a run that was cut off."
     metrics = pipeline.run(config, until)
@@ -171,6 +172,19 @@ def storage(
     ours, published = found['ours'], found['published']
     print(f"{found['images']} photos: {ours['bytes']:,.0f} bytes a photo instead of {published['bytes']:,.0f}, {published['bytes'] / ours['bytes']:.0f} times smaller")
     print(f"best mIoU {100 * ours['miou']:.3f} instead of {100 * published['miou']:.3f}: {100 * (ours['miou'] - published['miou']):+.3f} points")
+
+# %% ../nbs/21_cli.ipynb #cc5b8a40
+def presets() -> None:
+    "List the published settings that `wsss_nb run --preset NAME` knows, with what they will cost on VOC."
+    print(pipeline.describe_presets())
+
+def with_preset(
+    arguments: list[str],  # of the command
+) -> list[str]:            # with the options of its preset, if it names one, behind the subcommand
+    "Spell a preset out. An unknown one is left to the command line to refuse."
+    names = [after for word, after in zip(arguments, arguments[1:]) if word == '--preset'] + [word.partition('=')[2] for word in arguments if word.startswith('--preset=')]
+    if arguments[:1] != ['run'] or not names or names[-1] not in pipeline.PRESETS: return arguments
+    return ['run', *pipeline.options(pipeline.PRESETS[names[-1]].settings), *arguments[1:]]
 
 # %% ../nbs/21_cli.ipynb #474ccad9
 def shapes(
@@ -317,8 +331,7 @@ def documented(
     return command
 
 COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
-                submit=submit, onnx=onnx, compare=compare, branch=branch, table=table, figures=figures, report=report, words=words,
-                explore=explore, storage=storage, shapes=shapes, download=download, check=check_data, new=new, contact=contact, export=export)
+                submit=submit, onnx=onnx, compare=compare, branch=branch, table=table, figures=figures, report=report, words=words, explore=explore, storage=storage, shapes=shapes, download=download, check=check_data, new=new, contact=contact, export=export, presets=presets)
 for command in COMMANDS.values(): documented(command)
 
 def explain(
@@ -334,7 +347,8 @@ def main(
     arguments: list[str] | None = None,  # None: those of the command line
 ) -> None:
     "The command `wsss_nb`. Leaves with exit code 2 and one message for what a person can mend."
-    try: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog='wsss_nb', args=arguments,
+    words = with_preset(sys.argv[1:] if arguments is None else arguments)
+    try: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog='wsss_nb', args=words,
                                               description='From photos with tags to a mask for every pixel.', config=(tyro.conf.FlagConversionOff,))
     except KeyboardInterrupt:
         print('\nwsss_nb: interrupted; the same command goes on from here', file=sys.stderr)

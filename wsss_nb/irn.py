@@ -23,6 +23,7 @@ from .cam import CAM, strided_size
 from .crf import refine_labels
 from .loaders import Batch, normalise
 from .random_walk import boundary_affinity, boundary_transition, directions, pair_kinds, pair_mean, seen_at, walk
+from .training import whole_targets
 from .voc import IGNORE, whole_file
 
 # %% ../nbs/14_irn.ipynb #5dcbf1df
@@ -137,18 +138,20 @@ def boundary_displacement_loss(
     displacement: torch.Tensor,  # D: (B, 2, h, w), in cells, dy first
     labels: torch.Tensor,        # (B, h, w), integers; 255 is left out
     radius: int = 10,            # of the pairs, cells
+    whole: torch.Tensor | None = None,  # labels of the batch that these are a part of (chapter 8)
 ) -> IRNLoss:
     "What the fields pay for the pairs of a batch. IRNet (CVPR 2019). Raises `ValueError` for maps that are too small for the radius."
     affinity, displacement = boundary_affinity(boundary.float(), radius), displacement.float()
     kinds, ways = pair_kinds(labels, radius), directions(radius)
+    counted = kinds if whole is None else pair_kinds(whole, radius)
     agree = -(affinity + 1e-5).log()
-    positive = (pair_mean(agree, kinds.background) + pair_mean(agree, kinds.foreground)) / 2
-    negative = pair_mean(-(1 + 1e-5 - affinity).log(), kinds.different)
+    positive = (pair_mean(agree, kinds.background, counted.background) + pair_mean(agree, kinds.foreground, counted.foreground)) / 2
+    negative = pair_mean(-(1 + 1e-5 - affinity).log(), kinds.different, counted.different)
     here, steps = seen_at(displacement, (0, 0), radius), displacement.new_tensor(ways)
     # the directions are the second dimension, (B, directions, 2, ...), as in `kinds`
     apart = torch.stack([here - seen_at(displacement, d, radius) for d in ways], 1)
     to_centre = (apart - steps[:, :, None, None]).abs().mean(2)
-    terms = positive, negative, pair_mean(to_centre, kinds.foreground), pair_mean(apart.abs().mean(2), kinds.background)
+    terms = positive, negative, pair_mean(to_centre, kinds.foreground, counted.foreground), pair_mean(apart.abs().mean(2), kinds.background, counted.background)
     return IRNLoss(*terms, (terms[0] + terms[1]) / 2 + (terms[2] + terms[3]) / 2)
 
 # %% ../nbs/14_irn.ipynb #adb1ba5a
@@ -158,8 +161,10 @@ def irn_training_loss(
 ) -> dict[str, torch.Tensor]:
     "The terms of the loss by name."
     fields = model(batch.images)
-    labels = F.interpolate(batch.targets[:, None].float(), fields.boundary.shape[-2:], mode='nearest-exact')[:, 0].long()
-    return boundary_displacement_loss(fields.boundary.float().sigmoid(), fields.displacement, labels)._asdict()
+    on_grid = lambda masks: F.interpolate(masks[:, None].float(), fields.boundary.shape[-2:], mode='nearest-exact')[:, 0].long()
+    whole = whole_targets(batch)
+    counted = None if whole is batch.targets else on_grid(whole)
+    return boundary_displacement_loss(fields.boundary.float().sigmoid(), fields.displacement, on_grid(batch.targets), whole=counted)._asdict()
 
 # %% ../nbs/14_irn.ipynb #6cdfcd2c
 def set_mean_displacement(

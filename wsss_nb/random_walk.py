@@ -95,10 +95,12 @@ def pair_kinds(
 def pair_mean(
     values: torch.Tensor,  # float, one for each pair
     kind: torch.Tensor,    # bool, the same shape
+    counted: torch.Tensor | None = None,  # the kind in the whole batch that these are a part of (chapter 8)
 ) -> torch.Tensor:         # scalar; 0 where no pair is of the kind
-    "The mean over the pairs of a kind, their number averaged over processes."
+    "The mean over the pairs of a kind, their number averaged over the parts of a batch and over processes."
+    counted = kind if counted is None else counted
     process()   # `reduce` asks who the others are
-    return (values * kind).sum() / (reduce(kind.sum().float(), 'mean') + 1e-5)
+    return (values * kind).sum() / (reduce(counted.sum().float() * len(kind) / len(counted), 'mean') + 1e-5)
 
 # %% ../nbs/12_random_walk.ipynb #f7204273
 @dataclass(frozen=True)

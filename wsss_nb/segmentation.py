@@ -33,27 +33,30 @@ from torch.utils.data import DataLoader, Dataset
 from .crf import refine_probabilities
 from .loaders import Batch, ErrorsAsValues, ignore_interrupt, normalise, raised
 from .pooling import POOLINGS
-from .training import process, progress
+from .training import process, progress, whole_targets
 from .voc import IGNORE, VOC_CLASSES, Fault, InputError, colour, palette, read_image, whole_file, write_mask
 
 # %% ../nbs/16_segmentation.ipynb #f04cb527
 def pixel_loss(
     logits: torch.Tensor,   # (B, num_classes, h, w)
     masks: torch.Tensor,    # int64 (B, H, W); 255 is left out
-    stride: int = 4,        # of the grid on which they are compared, pixels
+    stride: int = 4,        # of the grid on which they are compared, pixels; 0: that of the logits
+    whole: torch.Tensor | None = None,  # masks of the batch that these are a part of (chapter 8)
 ) -> torch.Tensor:          # scalar; 0 where every pixel is 255
     "Mean cross entropy of the pixels whose label is known."
-    size = [-(-n // stride) for n in masks.shape[-2:]]
-    masks = F.interpolate(masks[:, None].float(), size, mode='nearest-exact')[:, 0].long()   # the middle of a cell, where its logits are
+    size = [-(-n // stride) for n in masks.shape[-2:]] if stride else logits.shape[-2:]
+    on_grid = lambda masks: F.interpolate(masks[:, None].float(), size, mode='nearest-exact')[:, 0].long()   # the middle of a cell, where its logits are
+    masks, counted = on_grid(masks), on_grid(masks if whole is None else whole)
     logits = F.interpolate(logits.float(), size, mode='bilinear', align_corners=False)
     process()   # `reduce` asks who the others are
-    known = reduce((masks != IGNORE).sum().float(), 'mean')   # over processes, so that several take the step of one
+    known = reduce((counted != IGNORE).sum().float() * len(masks) / len(counted), 'mean')   # over parts and processes, so that several take the step of one
     return F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction='sum') / known.clamp(min=1e-6)
 
 def segmentation_loss(
     model: nn.Module,       # images -> logits
     batch: Batch,           # images (B, 3, H, W), masks int64 (B, H, W)
     scales: Sequence[float] = (1, .5, .75),  # of the images; the first gives the size of the maximum
+    stride: int = 4,        # see `pixel_loss`
 ) -> dict[str, torch.Tensor]:
     "DeepLabv2's loss: of each scale, and of the maximum over scales if there are several. 'total' is their sum."
     images, masks = batch
@@ -62,7 +65,7 @@ def segmentation_loss(
     if len(scales) > 1:
         strongest = [F.interpolate(l, logits[0].shape[-2:], mode='bilinear', align_corners=False) for l in logits]
         logits.append(torch.stack(strongest).amax(0))
-    terms = {name: pixel_loss(l, masks) for name, l in zip([f'scale_{s:g}' for s in scales] + ['maximum'], logits)}
+    terms = {name: pixel_loss(l, masks, stride, whole_targets(batch)) for name, l in zip([f'scale_{s:g}' for s in scales] + ['maximum'], logits)}
     return terms | {'total': sum(terms.values())}
 
 # %% ../nbs/16_segmentation.ipynb #8b1ea2cf

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['OPTIMISERS', 'Loss', 'Optimiser', 'TrainingSettings', 'polynomial', 'create_optimiser', 'process', 'device',
            'create_accelerator', 'progress', 'interruptible', 'latest_checkpoint', 'save_checkpoint', 'load_checkpoint',
-           'Log', 'save_model', 'load_model', 'check_loss', 'train']
+           'Log', 'save_model', 'load_model', 'check_loss', 'Part', 'parts_of', 'whole_targets', 'add_gradients',
+           'train']
 
 # %% ../nbs/08_training.ipynb #82affda0
 import csv
 import shutil
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Literal, Mapping
@@ -38,13 +39,14 @@ class Optimiser:
     momentum: float            # share of the last step that is taken again
     weight_decay: float = 1e-4
     new_layers: float = 10.0   # layers that begin at random learn so many times as fast
+    new_biases: float = 10.0   # and their biases
     power: float = 0.9
 
 OPTIMISERS = {
     'momentum': Optimiser(0.01, 0.9),     # does what 'irn' does: a tenth of the rate, ten times the memory
     'irn': Optimiser(0.1, 1e-4),          # IRNet, CVPR 2019: its weight decay landed in the momentum
     'vwl': Optimiser(0.01, 1e-4),         # Visual Words, IJCAI 2021 and IJCV 2022: the same optimiser class
-    'deeplab': Optimiser(2.5e-4, 0.9, weight_decay=5e-4),  # DeepLabv2, TPAMI 2018, whose new biases learn 20 times as fast; here 10, like the weights
+    'deeplab': Optimiser(2.5e-4, 0.9, weight_decay=5e-4, new_biases=20.),  # DeepLabv2, TPAMI 2018
 }
 
 # %% ../nbs/08_training.ipynb #24f6a364
@@ -59,6 +61,7 @@ class TrainingSettings:
     seed: int = 0                      # of the order of the photos
     checkpoint_steps: int = 50         # a checkpoint every so many steps
     log_steps: int = 10                # a line of the log every so many steps
+    accumulate: int = 1                # parts that the photos of a step are cut into, one after the other, where all don't fit into memory
 
     def steps(self, photos: int) -> int:
         "How many steps the epochs are."
@@ -77,12 +80,13 @@ def create_optimiser(
     model: nn.Module,       # its `backbone.` parameters, or those that its `base_rate` names, learn at the base rate, the others `new_layers` times as fast
     settings: Optimiser,    # rates, momentum and weight decay
 ) -> torch.optim.SGD:
-    "SGD with the two groups of the published runs; frozen parameters are in neither."
-    groups, at_base_rate = {'base': [], 'new': []}, getattr(model, 'base_rate', ('backbone.',))
+    "SGD with the groups of the published runs, parameters of one rate together, those at the base rate first; frozen parameters are in none."
+    base, at_base_rate = settings.learning_rate, getattr(model, 'base_rate', ('backbone.',))
+    groups = {base: []}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad: groups['base' if name.startswith(at_base_rate) else 'new'].append(parameter)
-    rates = {'base': settings.learning_rate, 'new': settings.learning_rate * settings.new_layers}
-    return torch.optim.SGD([dict(params=p, lr=rates[name], first_rate=rates[name]) for name, p in groups.items() if p],
+        times = 1. if name.startswith(at_base_rate) else settings.new_biases if name.endswith('bias') else settings.new_layers
+        if parameter.requires_grad: groups.setdefault(base * times, []).append(parameter)
+    return torch.optim.SGD([dict(params=parameters, lr=rate, first_rate=rate) for rate, parameters in groups.items() if parameters],
                            momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 # %% ../nbs/08_training.ipynb #d57f9b68
@@ -220,9 +224,51 @@ def check_loss(
     raise InputError(f'{folder}: the loss of step {step + 1} of {steps} is no number ({said}). The learning rate is too high for this network, '
                      'or the weights that it began with hold no numbers. Start a new run with a tenth of the learning rate')
 
+# %% ../nbs/08_training.ipynb #32be657b
+class Part(Batch):
+    "Some photos of a batch. `whole` are the targets of all of it, or all that this process has of it."
+    whole: torch.Tensor
+
+def parts_of(
+    batch: Batch,  # of this process
+    count: int,    # of parts; at most one for each photo
+) -> list[Batch]:  # `Part`s of nearly equal size, or the batch itself if there is but one
+    "A batch, cut into parts."
+    if min(count, len(batch.images)) < 2: return [batch]
+    cut = [torch.tensor_split(tensor, min(count, len(batch.images))) for tensor in batch]
+    parts = [Part(*tensors) for tensors in zip(*cut, strict=True)]
+    for part in parts: part.whole = batch.targets
+    return parts
+
+def whole_targets(
+    batch: Batch,     # or a `Part`
+) -> torch.Tensor:    # targets of the batch that it is a part of, or its own
+    "What a loss counts that divides by a count."
+    return getattr(batch, 'whole', batch.targets)
+
 # %% ../nbs/08_training.ipynb #76c9e90a
 Loss = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
 
+def add_gradients(
+    accelerator: Accelerator,  # with the prepared network
+    network: nn.Module,
+    loss: Loss,
+    batch: Batch,              # of this process
+    parts: int,                # that it is cut into
+    check: Callable[[Mapping[str, torch.Tensor]], None],  # raises if the terms of a part are no numbers
+) -> dict[str, torch.Tensor]:  # the terms of the batch
+    "Add the gradients of a batch to those of the network, part by part. Processes exchange them once, with the last part."
+    terms = {}
+    for part in (todo := parts_of(batch, parts)):
+        with nullcontext() if part is todo[-1] else accelerator.no_sync(network):
+            with accelerator.autocast(): found = loss(network, part)
+            check(found)
+            share = len(part.images) / len(batch.images)
+            accelerator.backward(share * found['total'])
+        for name, term in found.items(): terms[name] = terms.get(name, 0) + share * term.detach()
+    return terms
+
+# %% ../nbs/08_training.ipynb #74a47ec2
 def train(
     model: nn.Module,             # trained in place
     dataset: Dataset,             # gives a `Batch` for a `Place`
@@ -246,13 +292,11 @@ def train(
     with interruptible() as interrupted, progress(None, what, steps, first, 'step') as bar:
         for step, batch in enumerate(raised(loader), first):
             for group in optimiser.param_groups: group['lr'] = group['first_rate'] * polynomial(step, steps, settings.optimiser.power)
-            with accelerator.autocast(): terms = loss(network, batch)
-            check_loss(terms, step, steps, folder)
-            accelerator.backward(terms['total'])
+            terms = add_gradients(accelerator, network, loss, batch, settings.accumulate, lambda found: check_loss(found, step, steps, folder))
             optimiser.step(); optimiser.zero_grad()
             bar.update()
             if (step + 1) % settings.log_steps == 0 or step + 1 == steps:
-                values = {name: accelerator.reduce(term.detach().float(), 'mean').item() for name, term in terms.items()}
+                values = {name: accelerator.reduce(term.float(), 'mean').item() for name, term in terms.items()}
                 bar.set_postfix(loss=f"{values['total']:.3f}")
                 if log: log.write(step + 1, sampler.steps_per_epoch, optimiser.param_groups[0]['lr'], values)
             if interrupted: accelerator.set_trigger()

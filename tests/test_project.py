@@ -57,6 +57,20 @@ def test_importing_a_chapter_is_light_and_works_from_elsewhere(name, tmp_path):
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_installs_the_package_in_colab_and_nowhere_else(path):
+    code = [''.join(cell['source']) for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
+    calls = []
+    class Shell:
+        def run_line_magic(self, *words): calls.append(words)
+    exec(code[0], {'get_ipython': Shell})
+    assert calls == []
+    sys.modules['google.colab'] = None
+    try: exec(code[0], {'get_ipython': Shell})
+    finally: del sys.modules['google.colab']
+    assert calls == [('pip', 'install -q git+https://github.com/wsss-nb/wsss_nb')]
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_stored_outputs_show_no_error_and_no_path_of_a_machine(path):
     notebook = json.loads(path.read_text(encoding='utf-8'))
     assert 'widgets' not in notebook['metadata']     # progress bars of whoever ran it

@@ -10,11 +10,11 @@ __all__ = ['LEAST_REFINER_CROP', 'PRESETS', 'STAGES', 'NO_FILES', 'BACKGROUND', 
            'require', 'measure_cams', 'measure_masks', 'LabelMaps', 'make_label_maps', 'labels_of', 'sure_scores',
            'sure_labels', 'build_refiner', 'walk_settings', 'walks', 'choose_walk', 'train_refiner', 'walk_photos',
            'things_of', 'write_instances', 'refine', 'build_segmenter', 'segment', 'prediction_settings', 'predict',
-           'heat', 'draw_examples', 'overlay', 'draw_legend', 'contact_page', 'draw_contact', 'shortened', 'evaluate',
-           'do_stage', 'is_done', 'run', 'branch', 'measure_new_cams', 'evaluate_elsewhere', 'Cost', 'count',
-           'training_cost', 'expected_costs', 'describe_presets', 'measure_storage', 'find_photos', 'photo_sizes',
-           'open_predictions', 'predict_photos', 'write_regions', 'submit', 'export_onnx', 'table_line', 'table_mean',
-           'markdown', 'table', 'outlines', 'cut_open', 'regions', 'labelme', 'export']
+           'heat', 'draw_examples', 'contact_page', 'draw_contact', 'shortened', 'evaluate', 'do_stage', 'is_done',
+           'run', 'branch', 'measure_new_cams', 'evaluate_elsewhere', 'Cost', 'count', 'training_cost',
+           'expected_costs', 'describe_presets', 'measure_storage', 'find_photos', 'photo_sizes', 'open_predictions',
+           'predict_photos', 'write_regions', 'submit', 'export_onnx', 'table_line', 'table_mean', 'markdown', 'table',
+           'outlines', 'cut_open', 'regions', 'labelme', 'export']
 
 # %% ../nbs/17_pipeline.ipynb #7b7e886f
 import hashlib
@@ -46,7 +46,7 @@ from .irn import IRNet, coco_annotations, find_instances, irn_fields, irn_labels
 from .loaders import Augmentation, Batch, ErrorsAsValues, MaskedCrops, TaggedCrops, ignore_interrupt, raised
 from .losses import decov, entropy, word_loss
 from .metrics import BackgroundSweep, ConfusionMatrix
-from .segmentation import (PredictionSettings, TagsAndMaps, VOC_TEST_PHOTOS, at_most, check_crf, check_onnx, predict_labels, segmentation_loss, write_masks, write_onnx,
+from .segmentation import (PredictionSettings, TagsAndMaps, VOC_TEST_PHOTOS, at_most, check_crf, check_onnx, draw_legend, overlay, predict_labels, segmentation_loss, write_masks, write_onnx,
                                   write_server_file)
 from .training import OPTIMISERS, TrainingSettings, device, load_model, process, progress, save_model, train
 from .voc import IGNORE, IMAGE_SUFFIXES, VOC_CLASSES, Fault, InputError, VOCFolder, collecting, colour, find_layout, read_ids, read_image, read_mask, whole_file, write_mask
@@ -689,39 +689,7 @@ def draw_examples(run: Run, photos: int = 8, height: int = 150) -> None:
         pen.text((4, y + height + 3), f'{sample.id}: {tags}', fill='black')
     with whole_file(run.root/'figures'/'examples.png') as unfinished: sheet.save(unfinished)
 
-# %% ../nbs/17_pipeline.ipynb #31570636
-def overlay(
-    image: Image.Image,  # RGB
-    labels: np.ndarray,  # label map uint8, of the photo's size
-) -> Image.Image:
-    "A photo with its mask over it: classes in their colours at half strength, edges at full strength, what doesn't count in white."
-    change = np.zeros(labels.shape, bool)
-    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
-    change[:, 1:] |= across; change[:, :-1] |= across; change[1:] |= down; change[:-1] |= down
-    strength = np.where(labels == 0, 0., np.where(change, 1., .5))[..., None]
-    tint = np.where(labels[..., None] == IGNORE, 255, colour(labels))
-    return Image.fromarray(((1 - strength) * np.asarray(image) + strength * tint).round().astype(np.uint8))
-
 # %% ../nbs/17_pipeline.ipynb #b2c9ea9d
-def draw_legend(
-    classes: tuple[str, ...],  # in the order of mask indices
-    width: int,                # of the picture, pixels
-    title: str,                # its first line
-) -> Image.Image:
-    "Names of classes beside their colours, in as many lines as they need."
-    font, places, x, y = ImageFont.load_default(12), [], 6, 24
-    for number, name in enumerate(classes, 1):
-        length = 26 + int(font.getlength(name))
-        if x > 6 and x + length > width: x, y = 6, y + 18
-        places.append((number, name, x, y)); x += length
-    sheet = Image.new('RGB', (width, y + 24), 'white')
-    pen = ImageDraw.Draw(sheet)
-    pen.text((6, 5), title, fill='black', font=font)
-    for number, name, x, y in places:
-        pen.rectangle((x, y + 1, x + 11, y + 12), fill=tuple(colour(np.array([[number]], np.uint8))[0, 0].tolist()))
-        pen.text((x + 16, y), name, fill='black', font=font)
-    return sheet
-
 def contact_page(
     legend: Image.Image,  # the top of the page
     cells: list[tuple[Image.Image, str, str]],  # pictures, each with two lines of text
@@ -763,7 +731,7 @@ def draw_contact(
     for number, cells in enumerate(pages, 1):
         title = f'{run.root.name}: {masks} of {len(chosen)} photos' + f' out of {len(found)}' * (len(chosen) < len(found)) + f', page {number} of {len(pages)}' * (len(pages) > 1)
         paths.append(run.root/'figures'/(f'{stem}.png' if len(pages) == 1 else f'{stem}-{number}.png'))
-        with whole_file(paths[-1]) as unfinished: contact_page(draw_legend(run.classes, columns * (side + 8), title), cells, columns, side).save(unfinished)
+        with whole_file(paths[-1]) as unfinished: contact_page(draw_legend({i: name for i, name in enumerate(run.classes, 1)}, columns * (side + 8), title), cells, columns, side).save(unfinished)
     return paths
 
 def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STRIP', 'CRF_BYTES', 'SERVER_FOLDER', 'VOC_TEST_PHOTOS', 'PNG_END', 'pixel_loss', 'segmentation_loss', 'windows',
            'window_logits', 'at_most', 'predict_logits', 'strongest_rows', 'strongest_labels', 'check_crf',
-           'finish_labels', 'predict_probabilities', 'predict_labels', 'draw_legend', 'draw_overlay',
+           'finish_labels', 'predict_probabilities', 'predict_labels', 'overlay', 'draw_legend', 'draw_overlay',
            'PredictionSettings', 'Seen', 'Finish', 'write_masks', 'mask_problem', 'check_server_file',
            'write_server_file', 'TagsAndMaps', 'fix_padding', 'check_onnx', 'largest_difference', 'write_onnx']
 
@@ -19,7 +19,7 @@ import tarfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -218,20 +218,36 @@ def predict_labels(
     "The mask of a photo, without its tags. Raises `InputError` if a CRF would be too large."
     return finish_labels(predict_logits(model, image, scales, mirror, longest, window), image, crf, longest)
 
+# %% ../nbs/16_segmentation.ipynb #31570636
+def overlay(
+    image: Image.Image,  # RGB
+    labels: np.ndarray,  # label map uint8, of the photo's size
+    strength: float = .5,  # of the colours: 0 is the photo, 1 the mask; edges are at 1
+) -> Image.Image:
+    "A photo with its mask over it: classes in their colours, edges in full, what doesn't count in white."
+    change = np.zeros(labels.shape, bool)
+    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    change[:, 1:] |= across; change[:, :-1] |= across; change[1:] |= down; change[:-1] |= down
+    weight = np.where(labels == 0, 0., np.where(change, 1., strength))[..., None]
+    tint = np.where(labels[..., None] == IGNORE, 255, colour(labels))
+    return Image.fromarray(((1 - weight) * np.asarray(image) + weight * tint).round().astype(np.uint8))
+
 # %% ../nbs/16_segmentation.ipynb #1581684c
 def draw_legend(
     names: Mapping[int, str],   # label -> name
     width: int,                 # pixels
+    title: str = '',            # a first line
     height: int = 22,           # of a line, pixels
 ) -> Image.Image:
     "A box in its colour and a name for each label, in as many lines as they need."
-    font, places, x, y = ImageFont.load_default(.6 * height), [], 4, 0
+    font, places, x, y = ImageFont.load_default(.6 * height), [], 4, height * bool(title)
     for name in names.values():
         length = height + font.getlength(name) + 12
         if x + length > width and x > 4: x, y = 4, y + height
         places.append((x, y)); x += length
     legend = Image.new('RGB', (width, y + height if names else 0), 'white')
     pen = ImageDraw.Draw(legend)
+    if title: pen.text((4, height / 2), title, fill='black', font=font, anchor='lm')
     for (x, y), (label, name) in zip(places, names.items()):
         pen.rectangle((x, y + 4, x + height - 8, y + height - 4), fill=tuple(palette()[label].tolist()), outline='black')
         pen.text((x + height - 4, y + height / 2), name, fill='black', font=font, anchor='lm')
@@ -248,14 +264,9 @@ def draw_overlay(
     "A photo under its mask, things outlined, with a legend of the classes that are there."
     small = at_most(image, longest)
     labels = np.asarray(Image.fromarray(labels).resize(small.size, Image.Resampling.NEAREST))
-    photo, thing = np.asarray(small), (labels > 0)[..., None]
-    picture = np.where(thing, (1 - strength) * photo + strength * colour(labels), photo)
-    edge = np.zeros(labels.shape, bool)
-    edge[:-1] |= labels[:-1] != labels[1:]; edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    picture[edge] = 255
     legend = draw_legend({label: classes[label - 1] for label in np.setdiff1d(labels, (0, IGNORE)).tolist()}, small.width)
     sheet = Image.new('RGB', (small.width, small.height + legend.height), 'white')
-    sheet.paste(Image.fromarray(picture.astype(np.uint8)), (0, 0)); sheet.paste(legend, (0, small.height))
+    sheet.paste(overlay(small, labels, strength), (0, 0)); sheet.paste(legend, (0, small.height))
     return sheet
 
 # %% ../nbs/16_segmentation.ipynb #a776d850

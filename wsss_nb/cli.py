@@ -330,8 +330,10 @@ def documented(
     if lines: command.__doc__ += '\n\nArgs:\n' + ''.join(f'    {name}: {text}\n' for name, text in lines)
     return command
 
-COMMANDS = dict(run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate,
-                submit=submit, onnx=onnx, compare=compare, branch=branch, table=table, figures=figures, report=report, words=words, explore=explore, storage=storage, shapes=shapes, download=download, check=check_data, new=new, contact=contact, export=export, presets=presets)
+COMMANDS = dict(new=new, check=check_data, shapes=shapes, download=download, words=words, presets=presets,             # photos, and what to do with them
+                run=run, classify=classify, cams=cams, refine=refine, segment=segment, predict=predict, evaluate=evaluate, branch=branch,
+                contact=contact, figures=figures, report=report, explore=explore, compare=compare, table=table, storage=storage,  # to look at
+                export=export, onnx=onnx, submit=submit)                                                                 # to hand out
 for command in COMMANDS.values(): documented(command)
 
 def explain(

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from html import escape
 from pathlib import Path
@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .cam import CAM
 from .crf import refine_labels
-from .figures import WordSearch, cut_patch, overlay, photo_miou, word_lift, words_of
+from .figures import WordSearch, cut_patch, overlay_map, photo_miou, word_lift, words_of
 from .metrics import BackgroundSweep
 from .pipeline import Run, at_most, evenly, read_config
 from .tables import COLOURS
@@ -266,7 +266,7 @@ def cam_panel(explorer: Explorer, opened: Opened, view: View) -> Panel:
     "The CAM of a class, or the highest of all."
     cam = opened.found['cam']
     if isinstance(cam, str): return Panel('CAM', cam, None)
-    maps, picture = cam.resize(opened.small.size[::-1]), lambda values: Image.fromarray(overlay(opened.small, values))
+    maps, picture = cam.resize(opened.small.size[::-1]), lambda values: Image.fromarray(overlay_map(opened.small, values))
     if view.shown is None: return Panel('CAM', 'highest of ' + ', '.join(explorer.classes[c] for c in cam.classes), picture(maps.max(0, initial=0)))
     if view.shown not in cam.classes: return Panel('CAM', f'{explorer.classes[view.shown]} is no tag of this photo', None)
     return Panel('CAM', f'of {explorer.classes[view.shown]}', picture(maps[list(cam.classes).index(view.shown)]))

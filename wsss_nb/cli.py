@@ -129,6 +129,9 @@ def evaluate(
     data: Path | None = None,     # measure on this data set instead of the run's own photos
     split: str = 'val',           # of that data set
     out: Path | None = None,      # also write what was measured there to this new JSON file
+    predict_scales: tuple[float, ...] | None = None,  # predict there with these instead of the run's own; as in `wsss_nb run`
+    predict_mirror: bool | None = None,               # likewise
+    predict_crf: bool | None = None,                  # likewise
 ) -> None:
     "Measure a run and draw its figures; or measure it on another folder of the same classes."
     if data is None:
@@ -136,7 +139,8 @@ def evaluate(
         print(pipeline.table([root]))
         return
     if out and out.exists(): raise InputError(f'{out}: is there already; name a new file')
-    metrics = pipeline.evaluate_elsewhere(root, data, split)
+    settings = dict(predict_scales=predict_scales, predict_mirror=predict_mirror, predict_crf=predict_crf)
+    metrics = pipeline.evaluate_elsewhere(root, data, split, **{name: value for name, value in settings.items() if value is not None})
     cam, segmentation = metrics['cam'][split], metrics['segmentation'][split]
     print(f"{root} on {data}, split {split}, {cam['images']} photos:")
     print(f"  CAM           mIoU {100 * cam['miou']:.1f} at the run's background {cam['background']:.2f}; {100 * cam['best_miou']:.1f} at the best, {cam['best_background']:.2f}")

@@ -822,10 +822,12 @@ def evaluate_elsewhere(
     root: str | Path,    # folder of a finished run
     data: str | Path,    # another data set with the same classes and masks
     split: str = 'val',
+    **settings,          # of the predictions, instead of the run's: predict_scales, predict_mirror, predict_crf, predict_window, longest
 ) -> dict:               # 'cam' and 'segmentation', each by split, as in metrics.json
     "Measure a run on other photos. Raises `InputError` if the classes differ, masks are missing, or the run isn't finished."
     this = Run(read_config(root))
-    folder, config = VOCFolder(data, split), this.config
+    folder, config = VOCFolder(data, split), replace(this.config, **settings)
+    check_config(config)
     if folder.classes != this.classes:
         raise InputError(Fault(Path(data), f'the classes are {", ".join(folder.classes)}, and those of the run are {", ".join(this.classes)}', 'Name a data set with the same classes in the same order'))
     if not folder.has_masks: raise InputError(Fault(Path(data), f'not every photo of the split {split!r} has a mask', 'Name a split with masks to measure on'))

@@ -246,7 +246,8 @@ class Run:
         return read_json(path) if path.exists() else {}
 
     def record(self, **entries: dict) -> None:
-        "Add to what has been measured: for each kind of mask, entries by split."
+        "Add to what has been measured: for each kind of mask, entries by split. Every process has to come here; none writes before all have read what is there."
+        process().wait_for_everyone()
         metrics = self.metrics()
         for kind, by_split in entries.items(): metrics.setdefault(kind, {}).update(by_split)
         if process().is_main_process: write_json(self.root/'metrics.json', metrics)

@@ -19,7 +19,7 @@ from torch import nn
 from .backbones import Backbone
 from .cam import CAM, strided_size
 from .crf import refine_labels
-from .loaders import Batch, normalise
+from .loaders import Batch, normalise, on_grid
 from .random_walk import feature_affinity, feature_transition, pair_kinds, pair_mean, walk
 from .training import whole_targets
 from .voc import IGNORE
@@ -103,9 +103,8 @@ def affinity_training_loss(
 ) -> dict[str, torch.Tensor]:
     "The loss of a batch for `train`: 'background', 'foreground', 'negative' and 'total'."
     features = model(batch.images)
-    on_grid = lambda masks: F.interpolate(masks[:, None].float(), features.shape[-2:], mode='nearest-exact')[:, 0].long()
-    whole = whole_targets(batch)
-    return affinity_loss(features, on_grid(batch.targets), whole=None if whole is batch.targets else on_grid(whole))._asdict()
+    whole, grid = whole_targets(batch), features.shape[-2:]
+    return affinity_loss(features, on_grid(batch.targets, grid), whole=None if whole is batch.targets else on_grid(whole, grid))._asdict()
 
 # %% ../nbs/13_affinity.ipynb #56076aea
 def affinity_features(

@@ -21,7 +21,7 @@ from torch import nn
 from .backbones import Backbone
 from .cam import CAM, strided_size
 from .crf import refine_labels
-from .loaders import Batch, normalise
+from .loaders import Batch, normalise, on_grid
 from .random_walk import boundary_affinity, boundary_transition, directions, pair_kinds, pair_mean, seen_at, walk
 from .training import whole_targets
 from .voc import IGNORE, whole_file
@@ -46,7 +46,7 @@ def _stage(
 ) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.GroupNorm(groups, width))
 
-def _on_grid(
+def _resized(
     maps: torch.Tensor,      # (B, C, h, w)
     size: tuple[int, int],   # rows and columns wanted
 ) -> torch.Tensor:
@@ -67,7 +67,7 @@ class BoundaryBranch(nn.Module):
         features: Sequence[torch.Tensor],  # of each stage
         grid: tuple[int, int],             # rows and columns of the result
     ) -> torch.Tensor:
-        return self.last(torch.cat([_on_grid(stage(f), grid) for stage, f in zip(self.stages, features)], 1))
+        return self.last(torch.cat([_resized(stage(f), grid) for stage, f in zip(self.stages, features)], 1))
 
 class DisplacementBranch(nn.Module):
     "Features of all stages -> an arrow at each cell, in cells: (B, 2, h, w), dy first. IRNet (CVPR 2019), figure 3."
@@ -90,10 +90,10 @@ class DisplacementBranch(nn.Module):
         grid: tuple[int, int],             # rows and columns of the result
     ) -> torch.Tensor:
         half = tuple(-(-n // 2) for n in grid)
-        maps = [_on_grid(stage(f), half if coarse else grid) for stage, f, coarse in zip(self.stages, features, self.is_coarse)]
+        maps = [_resized(stage(f), half if coarse else grid) for stage, f, coarse in zip(self.stages, features, self.is_coarse)]
         merged = [m for m, coarse in zip(maps, self.is_coarse) if not coarse]
         if self.merge_coarse:
-            merged.append(_on_grid(self.merge_coarse(torch.cat([m for m, coarse in zip(maps, self.is_coarse) if coarse], 1)), grid))
+            merged.append(_resized(self.merge_coarse(torch.cat([m for m, coarse in zip(maps, self.is_coarse) if coarse], 1)), grid))
         return self.merge(torch.cat(merged, 1))
 
 class Fields(NamedTuple):
@@ -161,10 +161,10 @@ def irn_training_loss(
 ) -> dict[str, torch.Tensor]:
     "The terms of the loss by name."
     fields = model(batch.images)
-    on_grid = lambda masks: F.interpolate(masks[:, None].float(), fields.boundary.shape[-2:], mode='nearest-exact')[:, 0].long()
+    grid = fields.boundary.shape[-2:]
     whole = whole_targets(batch)
-    counted = None if whole is batch.targets else on_grid(whole)
-    return boundary_displacement_loss(fields.boundary.float().sigmoid(), fields.displacement, on_grid(batch.targets), whole=counted)._asdict()
+    counted = None if whole is batch.targets else on_grid(whole, grid)
+    return boundary_displacement_loss(fields.boundary.float().sigmoid(), fields.displacement, on_grid(batch.targets, grid), whole=counted)._asdict()
 
 # %% ../nbs/14_irn.ipynb #6cdfcd2c
 def set_mean_displacement(

@@ -31,7 +31,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from .crf import refine_probabilities
-from .loaders import Batch, ErrorsAsValues, ignore_interrupt, normalise, raised
+from .loaders import Batch, ErrorsAsValues, ignore_interrupt, normalise, on_grid, raised
 from .pooling import POOLINGS
 from .training import process, progress, whole_targets
 from .voc import IGNORE, VOC_CLASSES, Fault, InputError, colour, palette, read_image, whole_file, write_mask
@@ -45,8 +45,7 @@ def pixel_loss(
 ) -> torch.Tensor:          # scalar; 0 where every pixel is 255
     "Mean cross entropy of the pixels whose label is known."
     size = [-(-n // stride) for n in masks.shape[-2:]] if stride else logits.shape[-2:]
-    on_grid = lambda masks: F.interpolate(masks[:, None].float(), size, mode='nearest-exact')[:, 0].long()   # the middle of a cell, where its logits are
-    masks, counted = on_grid(masks), on_grid(masks if whole is None else whole)
+    masks, counted = on_grid(masks, size), on_grid(masks if whole is None else whole, size)
     logits = F.interpolate(logits.float(), size, mode='bilinear', align_corners=False)
     process()   # `reduce` asks who the others are
     known = reduce((counted != IGNORE).sum().float() * len(masks) / len(counted), 'mean')   # over parts and processes, so that several take the step of one

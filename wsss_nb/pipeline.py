@@ -7,12 +7,12 @@ __all__ = ['LEAST_REFINER_CROP', 'PRESETS', 'STAGES', 'FOLDERS', 'NO_FILES', 'BA
            'TFLOPS', 'MASKS', 'Config', 'check_config', 'check_segmenter', 'Preset', 'options', 'write_json',
            'read_json', 'Run', 'evenly', 'median_long_side', 'open_run', 'as_written', 'compare_or_create',
            'has_results', 'read_config', 'build_classifier', 'first_weights', 'classify', 'describe', 'write_card',
-           'tag_loss', 'missing', 'cams', 'require', 'measure_cams', 'measure_masks', 'LabelMaps', 'make_label_maps',
-           'labels_of', 'sure_scores', 'sure_labels', 'build_refiner', 'walk_settings', 'walks', 'choose_walk',
-           'train_refiner', 'walk_photos', 'things_of', 'write_instances', 'refine', 'build_segmenter', 'segment',
-           'prediction_settings', 'predict', 'heat', 'draw_examples', 'contact_page', 'draw_contact', 'shortened',
-           'evaluate', 'do_stage', 'is_done', 'run', 'branch', 'measure_new_cams', 'evaluate_elsewhere', 'Cost',
-           'count', 'training_cost', 'expected_costs', 'describe_presets', 'measure_storage', 'find_photos',
+           'tag_loss', 'missing', 'cams', 'require', 'require_masks', 'measure_cams', 'measure_masks', 'LabelMaps',
+           'make_label_maps', 'labels_of', 'sure_scores', 'sure_labels', 'build_refiner', 'walk_settings', 'walks',
+           'choose_walk', 'train_refiner', 'walk_photos', 'things_of', 'write_instances', 'refine', 'build_segmenter',
+           'segment', 'prediction_settings', 'predict', 'heat', 'draw_examples', 'contact_page', 'draw_contact',
+           'shortened', 'evaluate', 'do_stage', 'is_done', 'run', 'branch', 'measure_new_cams', 'evaluate_elsewhere',
+           'Cost', 'count', 'training_cost', 'expected_costs', 'describe_presets', 'measure_storage', 'find_photos',
            'photo_sizes', 'open_predictions', 'predict_photos', 'write_regions', 'submit', 'export_onnx', 'table_line',
            'table_mean', 'markdown', 'table', 'outlines', 'cut_open', 'regions', 'labelme', 'export']
 
@@ -409,6 +409,10 @@ def require(run: Run, name: str, stage: str) -> None:
         raise InputError(Fault(run.root/name, 'this is not there yet', f'Make it with `wsss_nb {stage} {run.root}`, or let `wsss_nb run` do every stage'))
 
 # %% ../nbs/17_pipeline.ipynb #90c62053
+def require_masks(run: Run, folder: VOCFolder) -> None:
+    "Ask for a mask of every photo. Raises `InputError`."
+    if not folder.has_masks: raise InputError(Fault(Path(run.config.data), 'not every photo has a mask', 'Name a run whose photos have masks'))
+
 def measure_cams(
     folder: VOCFolder,            # photos with masks
     cam_of: Callable[[int], CAM], # place in the list -> maps
@@ -923,7 +927,7 @@ def measure_storage(
     "Compare stored CAMs with float32 maps at full size. Raises `InputError` if the photos have no masks."
     this = Run(read_config(root))
     folder, config = this.train, this.config
-    if not folder.has_masks: raise InputError(Fault(Path(config.data), 'not every photo has a mask', 'Name a run whose photos have masks'))
+    require_masks(this, folder)
     require(this, 'classifier/model.safetensors', 'classify')
     model = load_model(build_classifier(this), this.root/'classifier').to(device())
     sweeps, sizes = {name: BackgroundSweep(len(folder.classes) + 1) for name in ('ours', 'published')}, dict(ours=0, published=0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'COLOURS', 'STYLE', 'DARK', 'data_file', 'published', 'published_miou', 'slug', 'settings_of',
            'measure_variant', 'spread', 'summarise_rows', 'drawing', 'write_table_b', 'read_rows', 'table_b',
-           'table_of_words', 'table_of_runs']
+           'photo_features', 'table_of_words', 'table_of_runs']
 
 # %% ../nbs/18_tables.ipynb #0db98255
 import csv
@@ -17,8 +17,10 @@ from typing import Iterable, Iterator, Literal, Mapping, Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 
 import wsss_nb
+from .backbones import Backbone
 from .codebook import cluster_words, encode_words, words_to_tags
 from .loaders import normalise
 from .pipeline import Config, Run, at_most, build_classifier, evenly, first_weights, markdown, measure_new_cams, read_config, read_json, run
@@ -198,6 +200,15 @@ def table_b(
     return text if process().is_main_process else ''
 
 # %% ../nbs/18_tables.ipynb #ccc73c6a
+def photo_features(
+    backbone: Backbone,
+    image: Image.Image,   # RGB
+    longest: int,         # a photo with a longer side is looked at in this size, pixels
+) -> torch.Tensor:        # F: (1, d, h, w), without gradient
+    "The feature map of a photo."
+    pixels = normalise(at_most(image, longest), backbone.mean, backbone.std)
+    with torch.no_grad(): return backbone(pixels[None].to(next(backbone.parameters())))
+
 def table_of_words(
     config: Config,               # whose data, backbone, weights and seed are used
     sizes: Sequence[int] = (16, 32, 64, 128, 256, 512),
@@ -209,9 +220,7 @@ def table_of_words(
     if len(this.train) < 20: raise InputError(Fault(Path(config.data), f'has {len(this.train)} photos', 'Give at least 20'))
     backbone = build_classifier(this, first_weights(config)).backbone.to(device()).eval()
     chosen, drawn = evenly(len(this.train), photos), []
-    def look(i: int) -> torch.Tensor:
-        pixels = normalise(at_most(read_image(this.train.image_path(i)), config.longest), backbone.mean, backbone.std)
-        with torch.inference_mode(): return backbone(pixels[None].to(next(backbone.parameters())))
+    look = lambda i: photo_features(backbone, read_image(this.train.image_path(i)), config.longest)
     for i in progress([chosen[j] for j in evenly(len(chosen), 300)], 'drawing features'):
         vectors = look(i)[0].flatten(1).T
         drawn.append(vectors[torch.randperm(len(vectors))[:100].to(vectors.device)].clone())

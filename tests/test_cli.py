@@ -182,9 +182,8 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes_with_the_same_number
     words = ('run', '--data', shapes, '--out', tmp_path/'run', *SMALL)
     process = start(*words)
     for _ in range(1200):
-        if (tmp_path/'run'/'classifier').exists(): break
-        time.sleep(.05)
-    time.sleep(1.5)
+        if (tmp_path/'run'/'classifier'/'log.csv').exists(): break
+        time.sleep(.02)
     os.killpg(process.pid, signal.SIGINT)   # as a terminal does it: to the workers, too
     shown, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and 'the same command goes on' in shown and 'Traceback' not in shown, shown
@@ -313,6 +312,20 @@ def test_a_refiner_that_was_interrupted_makes_the_same_masks(finished, tmp_path)
     cut, whole = (files(tmp_path/out/'pseudo') for out in words)
     assert len(whole) == 10 and {p.name: c for p, c in cut.items()} == {p.name: c for p, c in whole.items()}
     assert (tmp_path/'cut'/'instances.json').read_bytes() == (tmp_path/'whole'/'instances.json').read_bytes()
+
+
+PRESS = """import os, signal
+presses = [signal.SIGINT]
+os.register_at_fork(after_in_parent=lambda: presses and signal.raise_signal(presses.pop()))
+from wsss_nb.cli import main; main()
+"""
+
+
+def test_ctrl_c_while_a_worker_is_made_is_not_lost(finished, tmp_path):
+    done = subprocess.run([sys.executable, '-c', PRESS, *arguments('branch', finished, tmp_path/'cut', '--refine', 'irn', '--until', 'refine')],
+                          text=True, capture_output=True, timeout=120)
+    assert done.returncode == 130 and 'the same command goes on' in done.stderr and 'Traceback' not in done.stderr, done.stderr
+    assert not (tmp_path/'cut'/'refiner'/'model.safetensors').exists()
 
 
 def test_tables_and_figures_in_processes_of_their_own(finished, shapes, tmp_path):

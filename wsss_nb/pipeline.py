@@ -33,7 +33,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from .affinity import AffinityNet, affinity_features, affinity_labels, affinity_training_loss, power_of, walk_cams
@@ -43,7 +43,7 @@ from .classifier import WordClassifier
 from .crf import refine_labels
 from .deeplab import DeepLabLargeFOV, DeepLabV2
 from .irn import IRNet, coco_annotations, find_instances, irn_fields, irn_labels, irn_training_loss, propagate, set_mean_displacement, walked_cam, write_coco
-from .loaders import Augmentation, Batch, ErrorsAsValues, MaskedCrops, TaggedCrops, ignore_interrupt, raised
+from .loaders import Augmentation, Batch, Loader, MaskedCrops, TaggedCrops, raised
 from .losses import decov, entropy, word_loss
 from .metrics import BackgroundSweep, ConfusionMatrix
 from .segmentation import (PredictionSettings, TagsAndMaps, VOC_TEST_PHOTOS, at_most, check_crf, check_onnx, draw_legend, overlay, predict_labels, segmentation_loss, write_masks, write_onnx,
@@ -467,7 +467,7 @@ def make_label_maps(
 ) -> None:
     "Write the label maps of the training photos that aren't there yet."
     todo = missing(run.train, run.root/folder, '.png')
-    work = DataLoader(ErrorsAsValues(LabelMaps(run, todo, folder, make)), batch_size=None, num_workers=run.config.workers, worker_init_fn=ignore_interrupt)
+    work = Loader(LabelMaps(run, todo, folder, make), run.config.workers, batch_size=None)
     for _ in raised(progress(work, what, len(todo))) if todo else (): pass
     process().wait_for_everyone()
 

@@ -28,10 +28,10 @@ from accelerate.utils import reduce
 from PIL import Image, ImageDraw, ImageFont
 from timm.layers import Conv2dSame
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from .crf import refine_probabilities
-from .loaders import Batch, ErrorsAsValues, ignore_interrupt, normalise, on_grid, raised
+from .loaders import Batch, Loader, normalise, on_grid, raised
 from .pooling import POOLINGS
 from .training import process, progress, whole_targets
 from .voc import IGNORE, VOC_CLASSES, Fault, InputError, colour, palette, read_image, whole_file, write_mask
@@ -315,7 +315,7 @@ def write_masks(
             logits = predict_logits(model, image, settings.scales, settings.mirror, settings.longest, settings.window)
             if settings.crf: check_crf(image.size, len(logits[0]), settings.longest, photo)
             yield Seen(name, photo, logits)
-    work = DataLoader(ErrorsAsValues(Finish(Path(masks), settings, overlays, classes)), sampler=see(), batch_size=None, num_workers=workers, worker_init_fn=ignore_interrupt)
+    work = Loader(Finish(Path(masks), settings, overlays, classes), workers, sampler=see(), batch_size=None)
     try:
         for _ in raised(progress(work, what, len(photos))) if photos else (): pass
     except RuntimeError as error:

@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'Loss', 'Optimiser', 'TrainingSettings', 'polynomial', 'create_optimiser', 'process', 'device',
-           'create_accelerator', 'progress', 'interruptible', 'latest_checkpoint', 'save_checkpoint', 'load_checkpoint',
-           'Log', 'save_model', 'load_model', 'check_loss', 'Part', 'parts_of', 'whole_targets', 'add_gradients',
-           'train']
+           'create_accelerator', 'progress', 'latest_checkpoint', 'save_checkpoint', 'load_checkpoint', 'Log',
+           'save_model', 'load_model', 'check_loss', 'Part', 'parts_of', 'whole_targets', 'add_gradients', 'train']
 
 # %% ../nbs/08_training.ipynb #82affda0
 import csv
 import shutil
-import signal
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Literal, Mapping
@@ -28,7 +26,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .backbones import load_weights, read_weights
-from .loaders import Batch, StepSampler, create_loader, raised
+from .loaders import Batch, StepSampler, create_loader, interruptible, raised
 from .voc import InputError, whole_file
 
 # %% ../nbs/08_training.ipynb #59901afa
@@ -120,20 +118,6 @@ def progress(
     "A progress bar with rate and end time, shown by the main process only."
     return tqdm(items, desc=what, total=total, initial=first, unit=unit, dynamic_ncols=True, disable=not process().is_main_process,
                 bar_format='{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}, done at {eta:%H:%M:%S}{postfix}]')
-
-# %% ../nbs/08_training.ipynb #ab01c4ab
-@contextmanager
-def interruptible() -> Iterator[list]:
-    "Within the block, Ctrl-C is noted in the list that is given, and does nothing else; a second one interrupts at once."
-    noted = []
-    def note(number, frame):
-        if noted: raise KeyboardInterrupt
-        noted.append(number)
-    try: before = signal.signal(signal.SIGINT, note)
-    except ValueError: before = None          # not in the main thread, where Ctrl-C doesn't arrive
-    try: yield noted
-    finally:
-        if before is not None: signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/08_training.ipynb #de30294d
 def latest_checkpoint(
@@ -303,9 +287,9 @@ def train(
             stop = accelerator.check_trigger() if accelerator.num_processes > 1 else bool(interrupted)
             if (step + 1) % settings.checkpoint_steps == 0 and step + 1 < steps or stop: save_checkpoint(accelerator, folder, step + 1)
             if stop: raise KeyboardInterrupt
-    model = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
-    if accelerator.is_main_process:
-        save_model(model, folder)
-        for left in (*folder.glob('checkpoint-*'), folder/'unfinished'): shutil.rmtree(left, ignore_errors=True)
-    accelerator.wait_for_everyone()
+        model = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+        if accelerator.is_main_process:
+            save_model(model, folder)
+            for left in (*folder.glob('checkpoint-*'), folder/'unfinished'): shutil.rmtree(left, ignore_errors=True)
+        accelerator.wait_for_everyone()
     return model.eval()

@@ -70,6 +70,7 @@ class Config:
     dilate: bool = True           # dilate the classifier's backbone where a stride was taken away; published: not
     frozen_stages: int = 3        # first stages of the backbones that don't learn
     crop: int = 0                 # pixels a side of the classifier's crops; 0: the median long side of the first 200 photos, up to a multiple of 32, 512 at most
+    long_side: tuple[int, ...] = ()  # range of the long side that photos get before that, pixels; none: 5/8 to 5/4 of the median long side; published: 320 640
     epochs: float = 6             # of the classifier
     optimiser: Literal['momentum', 'irn', 'vwl'] = 'momentum'  # of the classifier: momentum 0.9, or one of the published settings
     learning_rate: float = 0.0    # of the classifier's backbone; 0: the optimiser's own
@@ -131,6 +132,8 @@ def check_config(config: Config) -> None:
     scores = config.refiner_scores
     if scores and not (len(scores) == 2 and 0 < scores[1] <= scores[0] < 1):
         wrong.append(f'refiner_scores must be two numbers between 0 and 1, of things and of background, the first not below the second; not {scores}')
+    if config.long_side and not (len(config.long_side) == 2 and 32 <= config.long_side[0] <= config.long_side[1]):
+        wrong.append(f'long_side must be two numbers of pixels, 32 or more, the first not above the second; not {config.long_side}')
     if 0 < config.refiner_crop < LEAST_REFINER_CROP: wrong.append(f'refiner_crop must be 0 or at least {LEAST_REFINER_CROP}, not {config.refiner_crop}')
     if not config.refiner_betas or not all(beta > 0 for beta in config.refiner_betas): wrong.append(f'refiner_betas must be numbers over 0, not {config.refiner_betas}')
     wrong += [f"{name} must be one of {', '.join(BACKBONES)} or timm/<name>, not {value}" for name, value in
@@ -157,7 +160,7 @@ class Preset(NamedTuple):
     source: str
     settings: dict
 
-_CLASSIFIER = dict(train='train_aug', val='val', dilate=False, crop=512, batch_size=16)            # its stride, scales and frozen stages are the defaults
+_CLASSIFIER = dict(train='train_aug', val='val', dilate=False, crop=512, long_side=(320, 640), batch_size=16)   # its stride, scales and frozen stages are the defaults
 _IRNET = dict(refine='irn', refiner_crop=512, refiner_epochs=3., refiner_batch_size=32, refiner_betas=(10.,), refiner_crf=False, refiner_accumulate=8)
 _DEEPLAB = dict(segmenter_backbone='resnet101', segmenter_frozen_stages=0, segmenter_stride=8, segmenter_crop=321,
                 segmenter_epochs=20_000 / (10_582 // 10), segmenter_batch_size=10, segmenter_learning_rate=2.5e-4, segmenter_scales=(1., .75, .5),
@@ -221,9 +224,20 @@ class Run:
         return tuple(read_json(path)['classes']) if path.exists() else self.train.classes
 
     @cached_property
+    def photo_side(self) -> int:
+        "The photos' median long side, rounded up to a multiple of 32, and 512 at most, pixels."
+        return min(512, 32 * math.ceil(median_long_side(self.train) / 32))
+
+    @property
     def crop(self) -> int:
         "Pixels a side of the classifier's crops."
-        return self.config.crop or min(512, 32 * math.ceil(median_long_side(self.train) / 32))
+        return self.config.crop or self.photo_side
+
+    @property
+    def long_side(self) -> tuple[int, int]:
+        "The range of the long side that photos get in the classifier's training, pixels."
+        side = max(self.crop, self.photo_side)
+        return self.config.long_side or (round(5 / 8 * side), round(5 / 4 * side))
 
     @cached_property
     def segmenter_crop(self) -> int:
@@ -342,8 +356,7 @@ def classify(run: Run) -> WordClassifier:
     model = build_classifier(run, None if is_done else first_weights(config))
     optimiser = OPTIMISERS[config.optimiser]
     if config.learning_rate: optimiser = replace(optimiser, learning_rate=config.learning_rate)
-    sides = round(.625 * run.crop), round(1.25 * run.crop)   # 320 to 640 for a crop of 512
-    crops = TaggedCrops(run.train, Augmentation(run.crop, model.backbone.mean, model.backbone.std, long_side=sides), config.seed)
+    crops = TaggedCrops(run.train, Augmentation(run.crop, model.backbone.mean, model.backbone.std, long_side=run.long_side), config.seed)
     settings = TrainingSettings(config.epochs, config.batch_size, optimiser, config.precision, config.workers, config.seed, accumulate=config.accumulate)
     model = train(model, crops, partial(tag_loss, decov_weight=config.decov), run.root/'classifier', settings, 'classifier')
     write_card(run, 'classifier', model)

@@ -70,7 +70,7 @@ class Config:
     dilate: bool = True           # dilate the classifier's backbone where a stride was taken away; published: not
     frozen_stages: int = 3        # first stages of the backbones that don't learn
     crop: int = 0                 # pixels a side of the classifier's crops; 0: the median long side of the first 200 photos, up to a multiple of 32, 512 at most
-    long_side: tuple[int, ...] = ()  # range of the long side that photos get before that, pixels; none: 5/8 to 5/4 of the median long side; published: 320 640
+    long_side: tuple[int, ...] = ()  # range of the long side that photos get before that, pixels; none: 5/8 to 5/4 of the median one, or of a larger crop; published: 320 640
     epochs: float = 6             # of the classifier
     optimiser: Literal['momentum', 'irn', 'vwl'] = 'momentum'  # of the classifier: momentum 0.9, or one of the published settings
     learning_rate: float = 0.0    # of the classifier's backbone; 0: the optimiser's own

@@ -23,7 +23,7 @@ setup(
     keywords=settings['keywords'].split(),
     classifiers=['Intended Audience :: Science/Research', 'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     packages=[settings['lib_name'], 'wsss_nb.data'],
-    package_dir={'wsss_nb.data': 'data'},   # the published figures, for chapter 18
+    package_dir={'wsss_nb.data': 'data'},   # the published figures, for chapter 50
     package_data={'wsss_nb.data': ['*.csv']},
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),

@@ -13,7 +13,7 @@ from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, hide_line, rm_header_dash, strip_ansi, strip_hidden_metadata
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTERS = {int(path.stem[:2]): path.stem for path in sorted((ROOT/'nbs').glob('[0-9][0-9]_*.ipynb'))}   # number -> '05_codebook'
+CHAPTERS = {int(path.stem[:2]): path.stem for path in sorted((ROOT/'nbs').glob('[0-9][0-9]_*.ipynb'))}   # number -> '15_codebook'
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 
 
@@ -78,7 +78,7 @@ def link_chapters(
     mention: re.Match,  # of MENTION
     folder: str = '',   # where the chapters are, seen from the page
 ) -> str:
-    "'chapter 9' and 'chapters 3 to 8' with links."
+    "'chapter 20' and 'chapters 12 to 13' with links."
     link = lambda text, number: f'[{text}]({folder}{CHAPTERS[int(number)]}.ipynb)' if int(number) in CHAPTERS else text
     word, numbers = mention.groups()
     return link(mention[0], numbers) if numbers.isdigit() else f'{word} ' + re.sub(r'\d+', lambda number: link(number[0], number[0]), numbers)

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 from wsss_nb.cli import main
 from wsss_nb.shapes import make_shapes
-from wsss_nb.voc import VOCFolder, write_mask
+from wsss_nb.photos import write_mask
+from wsss_nb.voc import VOCFolder
 
 SMALL = ('--epochs', 2, '--batch-size', 4, '--segmenter-batch-size', 4, '--segmenter-epochs', 2, '--num-words', 16, '--scales', 1, '--predict-scales', 1, '--workers', 1)
 

@@ -74,10 +74,10 @@ def test_ids_are_unique(pages):
 
 
 def test_names_and_chapters_in_the_text_are_links(site, pages):
-    assert {'api/voc.html#wsss_nb.voc.palette', 'api/voc.html#wsss_nb.voc.VOCFolder'} <= set(pages[site/'00_voc.html'].links)
+    assert {'api/voc.html#wsss_nb.voc.palette', 'api/voc.html#wsss_nb.voc.VOCFolder'} <= set(pages[site/'02_voc.html'].links)
     for path, page in pages.items(): assert not [link for link in page.links if link.startswith('https://wsss-nb.github.io')], path.name   # nbdev's own, of another site
     front = (site/'index.html').read_text(encoding='utf-8')
-    assert 'href="05_codebook.html"' in front and 'href="api/codebook.html#wsss_nb.codebook.encode_words"' in front
+    assert 'href="15_codebook.html"' in front and 'href="api/codebook.html#wsss_nb.codebook.encode_words"' in front
 
 
 def test_nothing_comes_from_another_host(site, pages):
@@ -85,7 +85,7 @@ def test_nothing_comes_from_another_host(site, pages):
     for path in site.rglob('*.css'):
         assert not re.findall(r'(?:url\(|@import)\s*["\']?(?:https?:)?//', path.read_text(encoding='utf-8', errors='replace')), path.name
     for path in pages: assert not re.search(r'@import|fetch\(["\']http', path.read_text(encoding='utf-8')), path.name
-    assert re.search('<script [^>]*src="_static/tex-svg-full.js', (site/'05_codebook.html').read_text(encoding='utf-8')) and (site/'_static'/'tex-svg-full.js').is_file()
+    assert re.search('<script [^>]*src="_static/tex-svg-full.js', (site/'15_codebook.html').read_text(encoding='utf-8')) and (site/'_static'/'tex-svg-full.js').is_file()
 
 
 def search_index(site: Path) -> dict:
@@ -101,7 +101,7 @@ def test_the_search_finds_the_words_of_the_field_and_every_exported_name(site):
         return {index['docnames'][number] for where in found for number in (where if isinstance(where, list) else [where])}
 
     for word in ('codebook', 'hspp', 'affinity', 'miou', 'pseudo', 'labelme', 'background', 'irnet', 'perplexity'): assert pages_with(word), word
-    assert '05_codebook' in pages_with('perplexity') and 'glossary' in pages_with('irnet') and 'photos_to_masks' in pages_with('labelme')
+    assert '15_codebook' in pages_with('perplexity') and 'glossary' in pages_with('irnet') and 'photos_to_masks' in pages_with('labelme')
     objects = {entry[4] for entries in index['objects'].values() for entry in entries}
     assert objects >= {name for _, name in exported()}
 
@@ -137,7 +137,7 @@ def letters(html: str) -> str:
 
 
 def test_formulas_pictures_and_answers_are_there(site):
-    words = (site/'05_codebook.html').read_text(encoding='utf-8')
+    words = (site/'15_codebook.html').read_text(encoding='utf-8')
     assert 'class="math notranslate nohighlight"' in words and '<img alt="_images/' in words or 'src="_images/' in words
     answer = re.search(r'<details><summary>Answer</summary>(.*?)</details>', words, re.S)[1]
     assert '<p>' in answer and '1/k everywhere' in answer

@@ -1,4 +1,4 @@
-"""What a notebook cell of 10_metrics can't show: memory over many images, and counts in several processes."""
+"""What a notebook cell of 21_metrics can't show: memory over many images, and counts in several processes."""
 import pickle
 import tracemalloc
 

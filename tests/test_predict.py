@@ -21,7 +21,9 @@ from wsss_nb.deeplab import DeepLabV2
 from wsss_nb.segmentation import SERVER_FOLDER, PredictionSettings, check_server_file, predict_labels, window_logits, write_masks, write_server_file
 from wsss_nb.shapes import make_shapes
 from wsss_nb.training import save_model
-from wsss_nb.voc import VOC_CLASSES, InputError, read_image, read_mask, write_mask
+from wsss_nb.files import InputError
+from wsss_nb.photos import read_image, read_mask, write_mask
+from wsss_nb.voc import VOC_CLASSES
 
 
 def untrained(root: Path, data: Path, backbone: str = 'efficientnet_lite0') -> Path:

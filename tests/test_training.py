@@ -139,7 +139,7 @@ def test_the_whole_pipeline_on_two_processes(tmp_path):
         assert curve and losses(two/folder/'log.csv') == pytest.approx(curve, rel=1e-3)
     for path in (one/'cams').iterdir(): shutil.copy(path, two/'cams')      # of the same maps: a rounded pixel more or less is another label to learn
     for processes in (1, 2): start('branch', processes)
-    # |D_i - D_j| pulls with full force on either side of 0, so a rounding at 0 grows; on equal weights the losses agree (chapter 14)
+    # |D_i - D_j| pulls with full force on either side of 0, so a rounding at 0 grows; on equal weights the losses agree (chapter 27)
     assert losses(tmp_path/'with2-irn'/'refiner'/'log.csv') == pytest.approx(losses(tmp_path/'with1-irn'/'refiner'/'log.csv'), rel=1e-2)
     first, second = (json.loads((root/'metrics.json').read_text()) for root in (one, two))
     for kind, split, images in (('cam', 'train', 8), ('pseudo', 'train', 8), ('segmentation', 'train', 8), ('segmentation', 'val', 5)):

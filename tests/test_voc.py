@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from wsss_nb import voc
-from wsss_nb.voc import InputError, VOCFolder, check, read_image, read_list, read_mask, summarise, whole_file, write_mask
+from wsss_nb.files import InputError, read_list, whole_file
+from wsss_nb.photos import read_image, read_mask, write_mask
+from wsss_nb.voc import VOCFolder, check, summarise
 
 
 def refused(action, *words):

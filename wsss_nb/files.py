@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Fault', 'InputError', 'collecting', 'whole_file', 'read_text', 'read_list', 'write_json', 'read_json']
 
-# %% ../nbs/00_files.ipynb #2f8f7d7e
+# %% ../nbs/00_files.ipynb #340077a4
 import json
 import os
 import re
@@ -26,13 +26,14 @@ class Fault(NamedTuple):
 
 # %% ../nbs/00_files.ipynb #a00533ad
 class InputError(ValueError):
-    "A mistake that a person can mend. Its arguments are `Fault`s or sentences; the first ten are printed."
+    "A mistake that a person can mend. Its arguments are `Fault`s or sentences; ten are printed."
     printed = 10
 
     def __str__(self) -> str:
         lines = [str(argument) for argument in self.args[:self.printed]]
         rest = len(self.args) - self.printed
-        if rest > 0: lines.append(f'... and {rest} more. `wsss_nb check` lists them all.')
+        if rest > 0:
+            lines.append(f'... and {rest} more. `wsss_nb check` lists them all.')
         return '\n'.join(lines)
 
 # %% ../nbs/00_files.ipynb #4b667f52
@@ -41,27 +42,33 @@ def collecting(
     faults: list[Fault],  # gets the faults of an `InputError` raised in the block
 ) -> Iterator[None]:
     "Run a block. An `InputError` ends the block, and its faults are appended to `faults`."
-    try: yield
-    except InputError as error: faults.extend(error.args)
+    try:
+        yield
+    except InputError as error:
+        faults.extend(error.args)
 
 # %% ../nbs/00_files.ipynb #a5abca02
 @contextmanager
 def whole_file(
     path: str | Path,  # the file to write; its folder exists
 ) -> Iterator[Path]:
-    """Yield a path to write to, in the folder and with the suffix of `path`. It is renamed onto `path` if the block succeeds, deleted if not.
+    """Yield a path to write to, in the folder and with the suffix of `path`.
 
-    An `OSError` of the block (a full disk, a missing folder) stays one and names `path`."""
+    It is renamed onto `path` if the block succeeds, and deleted if not. An `OSError` of the block
+    (a full disk, a missing folder) stays one and names `path`.
+    """
     path = Path(path)
     aside = path.with_name(f'.{uuid.uuid4().hex}{path.suffix}')
     try:
         yield aside
         os.replace(aside, path)
     except OSError as error:
-        if error.errno is None or error.filename not in (None, str(aside)): raise
+        if error.errno is None or error.filename not in (None, str(aside)):
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        with suppress(OSError): aside.unlink()
+        with suppress(OSError):
+            aside.unlink()
 
 # %% ../nbs/00_files.ipynb #f0ccd099
 def read_text(
@@ -69,24 +76,35 @@ def read_text(
 ) -> str:
     "The text of a file. Raises `InputError` if it cannot be read or is not UTF-8."
     path = Path(path)
-    try: return path.read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError: raise InputError(Fault(path, 'the text is not in UTF-8', 'Save it as UTF-8')) from None
-    except OSError as error: raise InputError(Fault(path, f'the file cannot be read ({error.strerror})', 'Put a text file there')) from None
+    try:
+        return path.read_bytes().decode('utf-8-sig')
+    except UnicodeDecodeError:
+        raise InputError(Fault(path, 'the text is not in UTF-8', 'Save it as UTF-8')) from None
+    except OSError as error:
+        problem = f'the file cannot be read ({error.strerror})'
+        raise InputError(Fault(path, problem, 'Put a text file there')) from None
 
 # %% ../nbs/00_files.ipynb #e0f995a9
 def read_list(
     path: str | Path,  # a text file with one item a line
 ) -> list[str]:
     "The lines of a text file, without the blanks around them and without empty lines."
-    return [line.strip() for line in re.split(r'\r\n|\r|\n', read_text(path)) if line.strip()]
+    lines = re.split(r'\r\n|\r|\n', read_text(path))
+    return [line.strip() for line in lines if line.strip()]
 
 # %% ../nbs/00_files.ipynb #8ea82e63
-def write_json(path: Path, content: dict) -> None:
+def write_json(
+    path: Path,     # its folder exists
+    content: dict,  # what JSON can hold
+) -> None:
     "Write a JSON file, whole or not at all."
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
-def read_json(path: Path) -> dict:
+# %% ../nbs/00_files.ipynb #beb12fa1
+def read_json(
+    path: Path,  # a JSON file, such as those in the folder of a run
+) -> dict:
     "Read a JSON file. Raises `InputError` if it is absent or broken."
     try:
         return json.loads(path.read_text(encoding='utf-8'))

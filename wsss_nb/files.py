@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Fault', 'InputError', 'collecting', 'whole_file', 'read_text', 'read_list', 'write_json', 'read_json']
 
-# %% ../nbs/00_files.ipynb #340077a4
+# %% ../nbs/00_files.ipynb #c5785baa
 import json
 import os
 import re
@@ -101,7 +101,7 @@ def write_json(
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
-# %% ../nbs/00_files.ipynb #beb12fa1
+# %% ../nbs/00_files.ipynb #630177f1
 def read_json(
     path: Path,  # a JSON file, such as those in the folder of a run
 ) -> dict:

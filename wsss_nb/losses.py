@@ -13,7 +13,9 @@ import torch.nn.functional as F
 
 # %% ../nbs/16_losses.ipynb #c0953c0c
 class WordLoss(NamedTuple):
-    "The three terms of eq. 5 and their sum, each a scalar tensor; a term that the network has no logits for is 0."
+    """The three terms of eq. 5 and their sum, each a scalar tensor.
+
+    A term that the network has no logits for is 0."""
     image: torch.Tensor
     word: torch.Tensor
     word_to_image: torch.Tensor
@@ -21,30 +23,36 @@ class WordLoss(NamedTuple):
 
 # %% ../nbs/16_losses.ipynb #d0321055
 class HasWordLogits(Protocol):
-    "What `word_loss` reads: logits (B, C), (B, k) and (B, C), and the word labels (B, k); None where a network has no words."
-    image: torch.Tensor
-    word: torch.Tensor | None
-    word_to_image: torch.Tensor | None
-    word_labels: torch.Tensor | None
+    "What `word_loss` reads. All but `image` may be None, where a network has no words."
+    image: torch.Tensor                  # (B, C)
+    word: torch.Tensor | None            # (B, k)
+    word_to_image: torch.Tensor | None   # (B, C)
+    word_labels: torch.Tensor | None     # (B, k), 0 or 1
 
+# %% ../nbs/16_losses.ipynb #aec7ba77
 def word_loss(
     logits: HasWordLogits,  # what the classifier of the next chapter gives
     labels: torch.Tensor,   # y_img: (B, C), 1 for the tags of each photo, else 0
 ) -> WordLoss:
-    "Eq. 5: multi-label soft margin losses of tags, words and words-to-tags, each the mean over classes, then over the batch."
+    """Eq. 5: multi-label soft margin losses of tags, words and words-to-tags.
+
+    Each is the mean over classes, then over the batch."""
     margin = F.multilabel_soft_margin_loss
     image = margin(logits.image, labels)
-    nothing = image.new_zeros(())
-    word = nothing if logits.word is None else margin(logits.word, logits.word_labels)
-    word_to_image = nothing if logits.word_to_image is None else margin(logits.word_to_image, labels)
+    word = image.new_zeros(())
+    word_to_image = image.new_zeros(())
+    if logits.word is not None:
+        word = margin(logits.word, logits.word_labels)
+    if logits.word_to_image is not None:
+        word_to_image = margin(logits.word_to_image, labels)
     return WordLoss(image, word, word_to_image, image + word + word_to_image)
 
 # %% ../nbs/16_losses.ipynb #6f35f24c
 def decov(
     codebook: torch.Tensor,  # C: (k, d)
 ) -> torch.Tensor:           # scalar, 0 or more
-    "How much the words covary: DeCov, IJCV 2022."
-    centred = codebook - codebook.mean(1, keepdim=True)
+    "How much the words covary: DeCov of IJCV 2022."
+    centred = codebook - codebook.mean(1, keepdim=True)    # Z
     covariance = centred @ centred.T
     return (covariance.norm() - covariance.diagonal().norm()) / 2
 

@@ -1,0 +1,30 @@
+"""A refiner of another package: what is surely a thing flows over pixels of about the same colour."""
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsss_nb.refiners import Refiner
+from wsss_nb.settings import not_positive
+
+
+@dataclass(frozen=True)
+class Flood(Refiner):
+    "Labels flow from sure cells to neighbours of a like colour, a pixel a round."
+    name = 'flood'
+    rounds: int = 8       # how often the labels flow to their neighbours
+    colour: float = 12.0  # largest difference of colour that they cross, of 255
+
+    def faults(self):
+        return super().faults() + not_positive(self, 'rounds', 'colour')
+
+    def labels(self, work, i, image, cam, background):
+        labels = cam.to_labels(background, image.size[::-1])
+        colours = np.asarray(image, np.float32)
+        for _ in range(self.rounds):
+            for axis in (0, 1):
+                for step in (1, -1):
+                    neighbour = np.roll(labels, step, axis)
+                    change = np.abs(colours - np.roll(colours, step, axis)).max(-1)
+                    flows = (labels == 0) & (neighbour > 0) & (change < self.colour)
+                    labels = np.where(flows, neighbour, labels)
+        return labels

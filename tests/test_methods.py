@@ -1,0 +1,166 @@
+"The contract: what every method and every system must do, ours and those of other packages."
+import inspect
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wsss_nb.backbones import BackboneSettings
+from wsss_nb.cam import CAM
+from wsss_nb.loaders import Batch, Place
+from wsss_nb.methods import System, stages_of
+from wsss_nb.pipeline import run
+from wsss_nb.run import Config, Run
+from wsss_nb.settings import all_faults, from_json, to_json
+from wsss_nb.shapes import make_shapes
+from wsss_nb.systems import OURS, SYSTEMS, known_methods
+from wsss_nb.training import At, TrainingSettings
+
+PLUGIN = Path(__file__).parent/'plugin'
+METHODS = [method for named in known_methods().values() for method in named.values()]
+TRAINED = [method for method in METHODS if hasattr(method, 'training')]
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp('data')/'shapes', train=8, val=2, size=96)
+
+
+def names(methods: list[type]) -> list[str]:
+    return [f'{method.role}-{method.name}' for method in methods]
+
+
+def settings_classes(kind: type) -> list[type]:
+    "A settings class and those of its parts."
+    value = kind()
+    found = [kind]
+    for part in fields(value):
+        inner = getattr(value, part.name)
+        if is_dataclass(inner):
+            found += settings_classes(type(inner))
+    return found
+
+
+@pytest.mark.parametrize('method', METHODS, ids=names(METHODS))
+def test_a_method_is_a_value(method):
+    value = method()
+    assert pickle.loads(pickle.dumps(value)) == value
+    assert from_json(method, json.loads(json.dumps(to_json(value))), {
+        method.role: {method.name: method}}, method.role) == value
+    assert all_faults(value) == []
+    assert hash(value) == hash(method())
+    assert value.name and value.role in ('classifier', 'cams', 'refiner', 'segmenter')
+
+
+@pytest.mark.parametrize('method', METHODS, ids=names(METHODS))
+def test_every_setting_has_a_line_of_help(method):
+    for kind in settings_classes(method):
+        for own in (k for k in kind.__mro__ if is_dataclass(k)):
+            source = inspect.getsource(own)
+            for name in own.__annotations__:
+                line = re.search(rf'^    {name}: (.*)$', source, re.M).group(1)
+                plain = 'ClassVar' in line or 'Settings' in line or 'Optimiser' in line
+                assert plain or '  # ' in line, f'{own.__name__}.{name}'
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_a_system_survives_json_and_pickling_and_builds_without_memory(name):
+    system = SYSTEMS[name]
+    assert pickle.loads(pickle.dumps(system)) == system
+    written = json.loads(json.dumps(to_json(system)))
+    assert from_json(System, written, known_methods()) == system
+    assert system.source
+    decided = system.following(side=512)
+    assert decided.following(side=64) == decided
+    with torch.device('meta'):
+        for role, method in decided.parts().items():
+            if hasattr(method, 'training'):
+                network = method.network(20)
+                assert all(p.device.type == 'meta' for p in network.parameters()), role
+
+
+def small(method: type):
+    "A method with a small network and few steps."
+    settings = dict(backbone=BackboneSettings('resnet18', 'none', 16, False, 0, 'frozen'),
+                    training=replace(method().training, epochs=1, batch_size=4, crop=96))
+    value = method()
+    if value.backbone.name is not None:   # a method of one network only
+        settings.pop('backbone')
+        settings['backbone'] = replace(value.backbone, weights='none', frozen_stages=0)
+    return replace(value, **settings)
+
+
+@pytest.mark.parametrize('method', TRAINED, ids=names(TRAINED))
+def test_a_method_takes_two_steps(method):
+    torch.manual_seed(0)
+    value = small(method)
+    network = value.network(3).train()
+    example = value.example(3)
+    assert isinstance(example, Batch) and example.images.shape == (2, 3, 96, 96)
+    rates = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(rates, lr=1e-3)
+    before = [p.detach().clone() for p in rates]
+    for step in range(2):
+        images = torch.randn(example.images.shape, generator=torch.Generator().manual_seed(step))
+        terms = value.loss(network, Batch(images, example.targets), At(step, 2, 1))
+        assert torch.isfinite(terms['total'])
+        optimiser.zero_grad()
+        if terms['total'].requires_grad:
+            terms['total'].backward()
+        optimiser.step()
+    assert any(not torch.equal(p, b) for p, b in zip(rates, before))
+
+
+@pytest.mark.parametrize('name', ['words', 'baseline'])
+def test_a_whole_system_in_small(name, shapes, tmp_path):
+    short = TrainingSettings(epochs=1, batch_size=4)
+    system = SYSTEMS[name]
+    system = replace(
+        system, classifier=replace(system.classifier, training=short),
+        segmenter=replace(system.segmenter, training=short),
+        cams=replace(system.cams, scales=(1.,)))
+    metrics = run(Config(shapes, tmp_path/name, system, workers=0))
+    this = Run(Config(shapes, tmp_path/name, system, workers=0))
+    assert set(this.stages) == set(metrics['seconds']) == set(stages_of(system))
+    for folder in ('classifier', 'segmenter'):
+        assert load_file(this.root/folder/'model.safetensors')
+    assert isinstance(this.cams[0], CAM)
+    assert len(list((this.root/'predictions').glob('*.png'))) == 10
+
+
+def test_a_method_of_another_package_runs_without_a_change_in_ours(shapes, tmp_path):
+    packages = tmp_path/'packages'
+    copied = tmp_path/'plugin'
+    shutil.copytree(PLUGIN, copied)
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps',
+                    '--no-build-isolation', '--target', packages, copied], check=True)
+    command = [sys.executable, '-c', 'from wsss_nb.cli import main; main()', 'run',
+               '--data', shapes, '--out', tmp_path/'run', '--classifier.epochs', '1',
+               '--classifier.batch-size', '4', '--cams.scales', '1', '--until', 'refine',
+               '--workers', '1', 'refiner:flood', '--refiner.rounds', '3']
+    import os
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
+                          env=os.environ | {'PYTHONPATH': str(packages)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = json.loads((tmp_path/'run'/'config.json').read_text())
+    assert written['system']['refiner']['method'] == 'flood'
+    assert written['system']['refiner']['rounds'] == 3
+    assert len(list((tmp_path/'run'/'pseudo').glob('*.png'))) == 8
+    # without the package, the run is not opened, and the reason is said
+    done = subprocess.run([sys.executable, '-c', 'from wsss_nb.cli import main; main()',
+                           'compare', str(tmp_path/'run')], capture_output=True, text=True)
+    assert done.returncode == 2 and "no refiner is called 'flood' here" in done.stderr
+
+
+def test_the_plugin_is_short():
+    lines = (PLUGIN/'wsss_flood.py').read_text().splitlines()
+    assert len(lines) <= 60

@@ -118,17 +118,23 @@ def tag_loss(
 # %% ../nbs/17_classifier.ipynb #58169770
 @dataclass(frozen=True)
 class VisualWords(Trained):
-    """Classifier that learns tags and visual words: Ru et al., IJCAI 2021 and IJCV 2022 (VWL-L,
-    VWL-M). Published: long sides of 320 to 640 pixels before crops of 512 are cut."""
+    "Classifier that learns tags and visual words: Ru et al., IJCAI 2021 and IJCV 2022."
     name: ClassVar[str] = 'words'
     role: ClassVar[str] = 'classifier'
     title: ClassVar[str] = 'classifier'
-    pooling: Pooling = 'hspp'   # makes one feature vector of a photo's many; the baseline has gap
-    words: Literal['learned', 'memory'] | None = 'learned'  # codebook, memory bank (VWL-M) or none
-    num_words: int = 256        # visual words in the codebook
-    temperature: float = 1.0    # divides similarities to words before their softmax; published: 1
-    decov: float = 0.0          # weight of the loss that keeps learned words apart; VWL-L: 1
-    long_side: tuple[int, int] | None = None  # that photos get, pixels; None: 5/8 to 5/4 of theirs
+    # makes one feature vector of a photo's map, for its tags; the baseline has gap
+    pooling: Pooling = 'hspp'
+    # visual words: a learned codebook, a memory bank (VWL-M), or None, as in the baseline
+    words: Literal['learned', 'memory'] | None = 'learned'
+    # how many visual words the codebook has
+    num_words: int = 256
+    # divides the similarities to words before their softmax; published: 1
+    temperature: float = 1.0
+    # weight of the loss that keeps learned words apart; VWL-L: 1
+    decov: float = 0.0
+    # long sides that photos get before a crop is cut, pixels; None: 5/8 to 5/4 of their median,
+    # or of a larger crop; published: 320 640
+    long_side: tuple[int, int] | None = None
 
     def network(self, classes: int, first: bool = False) -> WordClassifier:
         "The network for C classes; with the backbone's first weights, or random ones."

@@ -1,6 +1,7 @@
 "The contract: what every method and every system must do, ours and those of other packages."
 import inspect
 import json
+import os
 import pickle
 import re
 import shutil
@@ -9,24 +10,23 @@ import sys
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import CAM
-from wsss_nb.loaders import Batch, Place
+from wsss_nb.loaders import Batch
 from wsss_nb.methods import System, stages_of
 from wsss_nb.pipeline import run
 from wsss_nb.run import Config, Run
 from wsss_nb.settings import all_faults, from_json, to_json
 from wsss_nb.shapes import make_shapes
-from wsss_nb.systems import OURS, SYSTEMS, known_methods
+from wsss_nb.systems import SYSTEMS, known_methods
 from wsss_nb.training import At, TrainingSettings
 
 PLUGIN = Path(__file__).parent/'plugin'
-METHODS = [method for named in known_methods().values() for method in named.values()]
+METHODS = sum((list(named.values()) for named in known_methods().values()), [])
 TRAINED = [method for method in METHODS if hasattr(method, 'training')]
 
 
@@ -147,7 +147,6 @@ def test_a_method_of_another_package_runs_without_a_change_in_ours(shapes, tmp_p
                '--data', shapes, '--out', tmp_path/'run', '--classifier.epochs', '1',
                '--classifier.batch-size', '4', '--cams.scales', '1', '--until', 'refine',
                '--workers', '1', 'refiner:flood', '--refiner.rounds', '3']
-    import os
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
                           env=os.environ | {'PYTHONPATH': str(packages)})
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""A refiner of another package: what is surely a thing flows over pixels of about the same colour."""
+"""A refiner of another package: labels flow over pixels of about the same colour."""
 from dataclasses import dataclass
 
 import numpy as np

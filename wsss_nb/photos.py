@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['IGNORE', 'AGAIN', 'IMAGE_FORMATS', 'IMAGE_SUFFIXES', 'palette', 'colour', 'show_images', 'to_rgb', 'require_file',
            'image_error', 'open_image', 'read_image', 'image_size', 'at_most', 'write_mask', 'check_indices',
-           'read_mask', 'Sample', 'Photos', 'evenly', 'median_long_side']
+           'read_mask', 'Sample', 'Photos', 'evenly', 'median_long_side', 'Annotation', 'each_once', 'read_table',
+           'read_tag_table', 'check_classes', 'check_tags', 'photos_by_tag', 'commoner_twin', 'tag_notes', 'Summary']
 
 # %% ../nbs/01_photos.ipynb #519bde98
+import difflib
 import math
 import warnings
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from .files import Fault, InputError, whole_file
+from .files import Fault, InputError, collecting, read_csv, whole_file
 
 # %% ../nbs/01_photos.ipynb #2723cf15
 IGNORE = 255
@@ -87,7 +89,7 @@ def to_rgb(
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     return image.convert('RGB')
 
-# %% ../nbs/01_photos.ipynb #2cd986f0
+# %% ../nbs/01_photos.ipynb #570540d3
 AGAIN = 'Copy it again from where it came, or take it out of the list'
 
 def require_file(
@@ -104,7 +106,7 @@ def require_file(
         return
     raise InputError(Fault(path, problem, AGAIN))
 
-# %% ../nbs/01_photos.ipynb #48464fc3
+# %% ../nbs/01_photos.ipynb #af8f350a
 def image_error(
     path: Path,  # of the image
     formats: tuple[str, ...],  # the formats that it may have, by PIL's names
@@ -147,7 +149,7 @@ def open_image(
 IMAGE_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM')   # what a photo may be
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')   # what is taken for a photo in a folder
 
-# %% ../nbs/01_photos.ipynb #9fbdb1a8
+# %% ../nbs/01_photos.ipynb #de2cde0a
 def read_image(
     path: str | Path,  # a photo
 ) -> Image.Image:
@@ -155,7 +157,7 @@ def read_image(
     with open_image(Path(path), IMAGE_FORMATS) as image:
         return to_rgb(ImageOps.exif_transpose(image))
 
-# %% ../nbs/01_photos.ipynb #65582fe8
+# %% ../nbs/01_photos.ipynb #067b0421
 def image_size(
     path: str | Path,  # a photo
 ) -> tuple[int, int]:
@@ -201,7 +203,7 @@ def write_mask(
     with whole_file(path) as aside:
         image.save(aside, 'PNG')
 
-# %% ../nbs/01_photos.ipynb #c38f8c87
+# %% ../nbs/01_photos.ipynb #b95102f9
 def check_indices(
     path: Path,          # the mask's file
     labels: np.ndarray,  # its label map
@@ -272,7 +274,7 @@ class Photos(Protocol):
     def truth(self, i: int) -> np.ndarray | None:
         "Its label map, uint8 (H, W) of the photo's size, or None. `InputError` if it is wrong."
 
-# %% ../nbs/01_photos.ipynb #bfcfce7d
+# %% ../nbs/01_photos.ipynb #33a16650
 def evenly(
     count: int,    # how many photos a list has
     photos: int,   # how many are wanted
@@ -292,3 +294,160 @@ def median_long_side(
         with open_image(photos.path(i), IMAGE_FORMATS, decode=False) as image:
             sides.append(max(image.size))
     return float(np.median(sides))
+
+# %% ../nbs/01_photos.ipynb #89473781
+class Annotation(NamedTuple):
+    "The tags of one photo."
+    path: Path  # the file that says so: XML, or tags.csv
+    name: str  # what it calls the photo
+    tags: tuple[str, ...]  # each once
+
+# %% ../nbs/01_photos.ipynb #91060ca1
+def each_once(
+    names: Iterable[str],  # tags as they are written
+) -> tuple[str, ...]:
+    "The tags without blanks around them, without empty ones, each once, in their order."
+    stripped = (name.strip() for name in names)
+    return tuple(dict.fromkeys(name for name in stripped if name))
+
+# %% ../nbs/01_photos.ipynb #9935fcd3
+def read_table(
+    path: Path,  # tags.csv
+) -> list[list[str]]:
+    "The rows under the line `file,tags`, cells without blanks around them. Raises `InputError`."
+    if not path.exists():
+        remedy = f'`wsss_nb new {path.parent}` writes one that lists the photos'
+        raise InputError(Fault(path, 'there is no table of tags', remedy))
+    rows = read_csv(path)
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    if header[:2] != ['file', 'tags'] or any(header[2:]):
+        problem = f'the first line is {",".join(header)!r}'
+        remedy = "Write 'file,tags', with a comma; tags are separated by ';'"
+        raise InputError(Fault(path, problem, remedy))
+    return rows[1:]
+
+# %% ../nbs/01_photos.ipynb #1164eb3a
+def read_tag_table(
+    path: Path,  # tags.csv
+    faults: list[Fault],  # gets what is wrong
+) -> list[Annotation]:
+    "The rows of a table `file,tags` with `;` between tags, without those that are wrong."
+    annotations: list[Annotation] = []
+    table: list[list[str]] = []
+    with collecting(faults):
+        table = read_table(path)
+    for row in table:
+        name, tags, *more = [*row, '', '']
+        if name and not any(more):
+            annotations.append(Annotation(path, name, each_once(tags.split(';'))))
+        elif any(row):
+            problem = f'the row {",".join(row)!r} is not a file and its tags'
+            faults.append(Fault(path, problem, "Write 'file,tags' with ';' between tags"))
+    return annotations
+
+# %% ../nbs/01_photos.ipynb #5a614ca8
+def check_classes(
+    path: Path,  # the file that the classes come from
+    classes: tuple[str, ...],  # in the order of mask indices
+) -> tuple[str, ...]:
+    "The classes as they came. `InputError` for none, over 254, one given twice, or 'background'."
+    if not classes:
+        raise InputError(Fault(path, 'there are no classes', 'Write one class a line'))
+    if len(classes) > 254:
+        problem = f'there are {len(classes)} classes, and a mask has room for 254'
+        raise InputError(Fault(path, problem, 'Keep fewer'))
+    twice = sorted(name for name in classes if classes.count(name) > 1)
+    if twice:
+        raise InputError(Fault(path, f'the class {twice[0]!r} is there more than once', 'Keep one'))
+    if 'background' in classes:
+        problem = "'background' is not a class: it is index 0 by itself"
+        raise InputError(Fault(path, problem, 'Take it out'))
+    return classes
+
+# %% ../nbs/01_photos.ipynb #ac6079fc
+def check_tags(
+    annotations: Iterable[Annotation],  # the tags of some photos
+    classes: tuple[str, ...],  # the class list
+) -> Iterator[Fault]:
+    "A fault for each tag that is not in the class list, with the class that it may have meant."
+    for annotation in annotations:
+        for tag in annotation.tags:
+            if tag in classes:
+                continue
+            problem = f'the tag {tag!r} of {annotation.name!r} is not in the class list'
+            remedy = 'Correct the tag, or write classes.txt with one class a line'
+            close = difflib.get_close_matches(tag, classes, 1)
+            if close:
+                remedy = f'Is it {close[0]!r}? {remedy}'
+            yield Fault(annotation.path, problem, remedy)
+
+# %% ../nbs/01_photos.ipynb #57caf40e
+def photos_by_tag(
+    rows: Iterable[Annotation],  # the tags of some photos
+) -> dict[str, list[str]]:
+    "The photos that have a tag, the commonest tag first."
+    photos: dict[str, list[str]] = {}
+    for row in rows:
+        for tag in row.tags:
+            photos.setdefault(tag, []).append(row.name)
+    commonest = sorted(photos, key=lambda tag: (-len(photos[tag]), tag))
+    return {tag: photos[tag] for tag in commonest}
+
+# %% ../nbs/01_photos.ipynb #73349618
+def commoner_twin(
+    tag: str,  # a tag
+    photos: dict[str, list[str]],  # tag -> photos that have it, the commonest tag first
+) -> str | None:
+    "A commoner tag that looks like this one, None if there is none."
+    folded: dict[str, str] = {}
+    for other in photos:
+        if other == tag:
+            break
+        folded.setdefault(other.casefold(), other)
+    likeness = .6 if len(photos[tag]) == 1 else .8   # one photo is suspicious by itself
+    close = difflib.get_close_matches(tag.casefold(), folded, 1, likeness)
+    return folded[close[0]] if close else None
+
+# %% ../nbs/01_photos.ipynb #72990863
+def tag_notes(
+    rows: Iterable[Annotation],  # the tags of all photos
+    few: int = 10,  # a class should have as many photos, or more
+) -> Iterator[str]:
+    "Tags that look like a commoner one, or that one photo has, few have, or every photo has."
+    rows = list(rows)
+    photos = photos_by_tag(rows)
+    rare = []
+    for tag, names in photos.items():
+        twin = commoner_twin(tag, photos)
+        if twin is not None:
+            yield (f'the tag {tag!r} ({len(names)}, such as {names[0]!r}) looks like {twin!r} '
+                   f'({len(photos[twin])}); if it is the same, write it alike')
+        elif len(names) == 1:
+            yield f'only one photo has the tag {tag!r}, {names[0]!r}; tag more, or take it out'
+        elif len(names) < few:
+            rare.append(f'{tag!r} {len(names)}')
+        if len(names) == len(rows) > 1:
+            yield (f'every photo has the tag {tag!r}, so nothing shows what is no {tag!r}; '
+                   'add photos without it')
+    if rare:
+        yield f'few photos of a class: {", ".join(rare)}; each should have {few} or more'
+
+# %% ../nbs/01_photos.ipynb #c218b914
+class Summary(NamedTuple):
+    "What a data set has."
+    kind: str  # 'VOC' or 'photos'
+    root: Path  # the folder
+    classes: tuple[str, ...]  # in the order of mask indices; () if they cannot be told
+    splits: dict[str, tuple[int, int]]  # split -> (photos, those of them that have a mask)
+    images: int  # number of photos, listed or not
+    masks: int  # number of masks
+    notes: tuple[str, ...]  # what is allowed, but may be an oversight
+
+    def __str__(self) -> str:
+        kind = 'a VOC folder' if self.kind == 'VOC' else 'photos with tags.csv'
+        lines = [
+            f'{self.root}: {kind}', f'{self.images:,} photos, {self.masks:,} masks',
+            f'{len(self.classes)} classes: {", ".join(self.classes)}']
+        for split, (photos, masks) in self.splits.items():
+            lines.append(f'split {split}: {photos:,} photos, {masks:,} with a mask')
+        return '\n'.join(lines + [f'note: {note}' for note in self.notes])

@@ -6,7 +6,7 @@
 __all__ = ['LIST_SIZES', 'train_aug_ids', 'downloading', 'fetch_voc', 'fetch_sbd', 'read_matlab_mask', 'write_aug_mask',
            'check_sizes', 'add_train_aug', 'download_voc2012']
 
-# %% ../nbs/05_download.ipynb #6341df7c
+# %% ../nbs/05_download.ipynb #3a97ce11
 import os
 import shutil
 from contextlib import contextmanager
@@ -78,7 +78,7 @@ def fetch_sbd(
         SBDataset(sbd, image_set='train', mode='segmentation', download=True)
     return sbd
 
-# %% ../nbs/05_download.ipynb #cf55bbf6
+# %% ../nbs/05_download.ipynb #da1fed4c
 def read_matlab_mask(
     path: Path,  # one of SBD's .mat files
 ) -> np.ndarray:
@@ -107,7 +107,7 @@ def write_aug_mask(
     else:
         write_mask(path, read_matlab_mask(sbd/'cls'/f'{id}.mat'))
 
-# %% ../nbs/05_download.ipynb #b5958294
+# %% ../nbs/05_download.ipynb #d00849e6
 def check_sizes(
     voc: Path,                    # the VOC folder
     lists: dict[str, list[str]],  # the ids of each split
@@ -122,7 +122,7 @@ def check_sizes(
     if wrong:
         raise InputError(*wrong)
 
-# %% ../nbs/05_download.ipynb #1e6ffb34
+# %% ../nbs/05_download.ipynb #0ed21f9c
 def add_train_aug(
     voc: Path,  # the VOC folder
     sbd: Path,  # SBD's folder

@@ -89,7 +89,7 @@ def to_rgb(
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     return image.convert('RGB')
 
-# %% ../nbs/01_photos.ipynb #570540d3
+# %% ../nbs/01_photos.ipynb #12e5e5ea
 AGAIN = 'Copy it again from where it came, or take it out of the list'
 
 def require_file(
@@ -106,7 +106,7 @@ def require_file(
         return
     raise InputError(Fault(path, problem, AGAIN))
 
-# %% ../nbs/01_photos.ipynb #af8f350a
+# %% ../nbs/01_photos.ipynb #e93fbd28
 def image_error(
     path: Path,  # of the image
     formats: tuple[str, ...],  # the formats that it may have, by PIL's names
@@ -149,7 +149,7 @@ def open_image(
 IMAGE_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM')   # what a photo may be
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')   # what is taken for a photo in a folder
 
-# %% ../nbs/01_photos.ipynb #de2cde0a
+# %% ../nbs/01_photos.ipynb #1f0cdb0b
 def read_image(
     path: str | Path,  # a photo
 ) -> Image.Image:
@@ -157,7 +157,7 @@ def read_image(
     with open_image(Path(path), IMAGE_FORMATS) as image:
         return to_rgb(ImageOps.exif_transpose(image))
 
-# %% ../nbs/01_photos.ipynb #067b0421
+# %% ../nbs/01_photos.ipynb #90255565
 def image_size(
     path: str | Path,  # a photo
 ) -> tuple[int, int]:
@@ -203,7 +203,7 @@ def write_mask(
     with whole_file(path) as aside:
         image.save(aside, 'PNG')
 
-# %% ../nbs/01_photos.ipynb #b95102f9
+# %% ../nbs/01_photos.ipynb #11c9c573
 def check_indices(
     path: Path,          # the mask's file
     labels: np.ndarray,  # its label map
@@ -274,7 +274,7 @@ class Photos(Protocol):
     def truth(self, i: int) -> np.ndarray | None:
         "Its label map, uint8 (H, W) of the photo's size, or None. `InputError` if it is wrong."
 
-# %% ../nbs/01_photos.ipynb #33a16650
+# %% ../nbs/01_photos.ipynb #db090154
 def evenly(
     count: int,    # how many photos a list has
     photos: int,   # how many are wanted
@@ -302,7 +302,7 @@ class Annotation(NamedTuple):
     name: str  # what it calls the photo
     tags: tuple[str, ...]  # each once
 
-# %% ../nbs/01_photos.ipynb #91060ca1
+# %% ../nbs/01_photos.ipynb #e1cd27d3
 def each_once(
     names: Iterable[str],  # tags as they are written
 ) -> tuple[str, ...]:
@@ -310,7 +310,7 @@ def each_once(
     stripped = (name.strip() for name in names)
     return tuple(dict.fromkeys(name for name in stripped if name))
 
-# %% ../nbs/01_photos.ipynb #9935fcd3
+# %% ../nbs/01_photos.ipynb #05162b09
 def read_table(
     path: Path,  # tags.csv
 ) -> list[list[str]]:
@@ -381,7 +381,7 @@ def check_tags(
                 remedy = f'Is it {close[0]!r}? {remedy}'
             yield Fault(annotation.path, problem, remedy)
 
-# %% ../nbs/01_photos.ipynb #57caf40e
+# %% ../nbs/01_photos.ipynb #f2e5432f
 def photos_by_tag(
     rows: Iterable[Annotation],  # the tags of some photos
 ) -> dict[str, list[str]]:
@@ -393,7 +393,7 @@ def photos_by_tag(
     commonest = sorted(photos, key=lambda tag: (-len(photos[tag]), tag))
     return {tag: photos[tag] for tag in commonest}
 
-# %% ../nbs/01_photos.ipynb #73349618
+# %% ../nbs/01_photos.ipynb #422ff280
 def commoner_twin(
     tag: str,  # a tag
     photos: dict[str, list[str]],  # tag -> photos that have it, the commonest tag first

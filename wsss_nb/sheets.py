@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .files import whole_file
+from .measuring import require_files
 from .photos import Photos, evenly, read_mask
 from .pictures import contact_page, draw_legend, overlay, overlay_map
 from .run import Run
@@ -137,14 +138,14 @@ def example_cells(
     image = photos.image(i)
     cells = [(fitted(image, side), photos.ids[i], tag_names(photos, i))]
     if 'cams' in run.stages:
-        run.require(f'cams/{photos.ids[i]}.npz', 'cams')
+        require_files(run, 'cams', [photos.ids[i]])
         values = run.cams[i].resize(image.size[::-1]).max(0, initial=0)
         picture = Image.fromarray(overlay_map(image, values))
         cells.append((fitted(picture, side), 'CAM', ''))
     stages = (('refine', 'pseudo', 'pseudo mask'), ('predict', 'predictions', 'prediction'))
     for stage, folder, title in stages:
         if stage in run.stages:
-            run.require(f'{folder}/{photos.ids[i]}.png', stage)
+            require_files(run, folder, [photos.ids[i]])
             labels = stored_mask(run, folder, photos, i)
             cells.append((mask_picture(image, labels, side), title, ''))
     if photos.has_truth:

@@ -17,6 +17,7 @@ from wsss_nb.files import InputError
     (dict(name='timm/hrnet_w18_small'), 'cannot be cut into stages: its output stride is 32'),
     (dict(name='resnet19'), "no backbone is called 'resnet19'"),
     (dict(name='resnet18', output_stride=5), 'choose 8, 16 or 32'),
+    (dict(name='resnet18', batch_norm='learnt'), "batch norm 'learnt': choose frozen or learned"),
     (dict(name='resnet18', weights='missing.pth'), 'missing.pth: no such file'),
     (dict(name='wideresnet38', weights='imagenet'), 'cannot be downloaded: give a local file'),
     (dict(name='resnet101_caffe', weights='imagenet'), 'cannot be downloaded: give a local file'),

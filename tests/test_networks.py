@@ -1,78 +1,170 @@
-"Every network of the tables, at its published size, takes steps in the training loop, in float32 and bfloat16."
+"Every network of the tables, at its published size, takes steps in float32 and in bfloat16."
 import gc
+from typing import Callable, NamedTuple
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import Dataset
 
 from wsss_nb.affinity import AffinityNet, affinity_training_loss
 from wsss_nb.backbones import create_backbone
-from wsss_nb.classifier import WordClassifier
+from wsss_nb.classifier import WordClassifier, tag_loss
 from wsss_nb.deeplab import DeepLabLargeFOV, DeepLabV2
 from wsss_nb.irn import IRNet, irn_training_loss
 from wsss_nb.loaders import Batch
-from wsss_nb.pipeline import tag_loss
 from wsss_nb.segmentation import segmentation_loss
-from wsss_nb.training import OPTIMISERS, TrainingSettings, train
+from wsss_nb.training import OPTIMISERS, Machine, TrainingSettings, train
 
-SMALL_DILATED = dict(output_stride=8, dilate=True)
-
-
-def masks(size: int) -> torch.Tensor:
-    mask = torch.zeros(size, size, dtype=torch.long)
-    mask[:, size // 2:], mask[0] = 3, 255
-    return mask
+NEW_LAYERS = ('classifier.', 'aspp.', 'scores.', 'mix.')
 
 
-def three_scales(model, batch): return segmentation_loss(model, batch, (1, .75, .5), stride=0)
+def tags_loss(network, batch, at):
+    return tag_loss(network, batch)
 
 
-# network, its loss, pixels a side, targets: tags (None) or masks, shape of the answer in evaluation mode
+def sure_loss(network, batch, at):
+    return affinity_training_loss(network, batch)
+
+
+def edges_loss(network, batch, at):
+    return irn_training_loss(network, batch)
+
+
+def one_scale(network, batch, at):
+    return segmentation_loss(network, batch)
+
+
+def three_scales(network, batch, at):
+    return segmentation_loss(network, batch, (1, .75, .5), stride=None)
+
+
+def words(backbone, **options):
+    return WordClassifier(backbone, 20, **options)
+
+
+def plain(backbone):
+    return WordClassifier(backbone, 20, pooling='gap', words=None)
+
+
+def deeplab(backbone):
+    return DeepLabV2(backbone, 21)
+
+
+def dilated(name, frozen_stages=0, **options):
+    return create_backbone(name, output_stride=8, dilate=True, frozen_stages=frozen_stages,
+                           **options)
+
+
+class Case(NamedTuple):
+    "A network of the tables, and how it is trained here."
+    build: Callable[[], nn.Module]
+    loss: Callable
+    side: int             # pixels of a crop
+    target: str           # 'tags' or 'mask'
+    answer: tuple         # shape in evaluation mode
+    parts: int = 1        # that a batch is cut into
+
+
 NETWORKS = {
-    'classifier of IJCAI, ResNet-50': (lambda: WordClassifier(create_backbone('resnet50', frozen_stages=3), 20), tag_loss, 64, None, (1, 20)),
-    'classifier of IJCV, ResNet-101': (lambda: WordClassifier(create_backbone('resnet101', frozen_stages=3), 20), tag_loss, 64, None, (1, 20)),
-    'classifier with a memory bank': (lambda: WordClassifier(create_backbone('resnet50', frozen_stages=0), 20, words='memory'), tag_loss, 64, None, (1, 20)),
-    'classifier of AffinityNet, WideResNet38': (lambda: WordClassifier(create_backbone('wideresnet38', **SMALL_DILATED, frozen_stages=4), 20, pooling='gap', words=None), tag_loss, 48, None, (1, 20)),
-    'classifier, VGG16': (lambda: WordClassifier(create_backbone('vgg16', **SMALL_DILATED, frozen_stages=2), 20, pooling='gap', words=None), tag_loss, 48, None, (1, 20)),
-    'AffinityNet, WideResNet38': (lambda: AffinityNet(create_backbone('wideresnet38', **SMALL_DILATED, frozen_stages=4)), affinity_training_loss, 80, masks, (1, 448, 10, 10)),
-    'AffinityNet, VGG16': (lambda: AffinityNet(create_backbone('vgg16', **SMALL_DILATED, frozen_stages=2)), affinity_training_loss, 80, masks, (1, 448, 10, 10)),
-    'IRNet, ResNet-50': (lambda: IRNet(create_backbone('resnet50')), irn_training_loss, 96, masks, (1, 24, 24)),
-    'DeepLabv2, ResNet-101': (lambda: DeepLabV2(create_backbone('resnet101', **SMALL_DILATED), 21), three_scales, 65, masks, (1, 21, 9, 9)),
-    "DeepLabv2, Caffe's ResNet-101": (lambda: DeepLabV2(create_backbone('resnet101_caffe', **SMALL_DILATED), 21), three_scales, 65, masks, (1, 21, 9, 9)),
-    'DeepLab-LargeFOV, VGG16': (lambda: DeepLabLargeFOV(21), three_scales, 65, masks, (1, 21, 9, 9)),
-    'DeepLabv2, WideResNet38': (lambda: DeepLabV2(create_backbone('wideresnet38', **SMALL_DILATED, frozen_stages=4), 21), segmentation_loss, 33, masks, (1, 21, 5, 5)),
-    'the small network': (lambda: DeepLabV2(create_backbone('efficientnet_lite0', dilate=True), 21), segmentation_loss, 64, masks, (1, 21, 4, 4)),
+    'classifier of IJCAI, ResNet-50': Case(
+        lambda: words(create_backbone('resnet50', frozen_stages=3)), tags_loss, 64, 'tags',
+        (1, 20)),
+    'classifier of IJCV, ResNet-101': Case(
+        lambda: words(create_backbone('resnet101', frozen_stages=3)), tags_loss, 64, 'tags',
+        (1, 20)),
+    'classifier with a memory bank': Case(
+        lambda: words(create_backbone('resnet50'), words='memory'), tags_loss, 64, 'tags',
+        (1, 20)),
+    'classifier of AffinityNet, WideResNet38': Case(
+        lambda: plain(dilated('wideresnet38', 4)), tags_loss, 48, 'tags', (1, 20)),
+    'classifier, VGG16': Case(
+        lambda: plain(dilated('vgg16', 2)), tags_loss, 48, 'tags', (1, 20)),
+    'AffinityNet, WideResNet38': Case(
+        lambda: AffinityNet(dilated('wideresnet38', 4)), sure_loss, 80, 'mask', (1, 448, 10, 10)),
+    'AffinityNet, VGG16': Case(
+        lambda: AffinityNet(dilated('vgg16', 2)), sure_loss, 80, 'mask', (1, 448, 10, 10)),
+    'IRNet, ResNet-50': Case(
+        lambda: IRNet(create_backbone('resnet50')), edges_loss, 96, 'mask', (1, 24, 24)),
+    'DeepLabv2, ResNet-101': Case(
+        lambda: deeplab(dilated('resnet101')), three_scales, 65, 'mask', (1, 21, 9, 9), parts=2),
+    "DeepLabv2, Caffe's ResNet-101": Case(
+        lambda: deeplab(dilated('resnet101_caffe')), three_scales, 65, 'mask', (1, 21, 9, 9)),
+    'DeepLab-LargeFOV, VGG16': Case(
+        lambda: DeepLabLargeFOV(21), three_scales, 65, 'mask', (1, 21, 9, 9)),
+    'DeepLabv2, WideResNet38': Case(
+        lambda: deeplab(dilated('wideresnet38', 4)), one_scale, 33, 'mask', (1, 21, 5, 5)),
+    'the small network': Case(
+        lambda: deeplab(create_backbone('efficientnet_lite0', dilate=True)), one_scale, 64, 'mask',
+        (1, 21, 4, 4)),
+    'the small network, whose batch norm learns': Case(
+        lambda: deeplab(create_backbone('efficientnet_lite0', dilate=True, batch_norm='learned')),
+        one_scale, 64, 'mask', (1, 21, 4, 4)),
 }
 
 
-class Crops(torch.utils.data.Dataset):
+class Crops(Dataset):
     "Two random crops."
-    def __init__(self, size, targets): self.size, self.targets = size, targets
-    def __len__(self): return 2
+    def __init__(self, side, target):
+        self.side = side
+        self.target = target
+
+    def __len__(self):
+        return 2
+
     def __getitem__(self, place):
         generator = torch.Generator().manual_seed(place.index)
-        return Batch(torch.randn(3, self.size, self.size, generator=generator), self.targets(self.size) if self.targets else torch.eye(20)[place.index])
+        image = torch.randn(3, self.side, self.side, generator=generator)
+        if self.target == 'tags':
+            return Batch(image, {'tags': torch.eye(20)[place.index]})
+        mask = torch.zeros(self.side, self.side, dtype=torch.long)
+        mask[:, self.side // 2:] = 3
+        mask[0] = 255
+        return Batch(image, {'mask': mask})
 
 
-@pytest.mark.parametrize('precision', ['no', 'bf16'])
+def calm(network):
+    """Small steps in each block: untrained, and with batch norm at rest, a deep network's features
+    would grow without bound."""
+    for name, layer in network.named_modules():
+        if name.endswith('bn3'):
+            nn.init.constant_(layer.weight, .1)
+
+
+def small_parameters(network):
+    "Copies of the parameters that don't take much memory, by name."
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()
+            if parameter.numel() < 2e5}
+
+
+@pytest.fixture(params=['no', 'bf16'])
+def precision(request):
+    return request.param
+
+
 @pytest.mark.parametrize('name', NETWORKS)
 def test_a_network_trains_and_answers(name, precision, tmp_path, monkeypatch):
-    build, loss, size, targets, answer = NETWORKS[name]
+    case = NETWORKS[name]
     torch.manual_seed(0)
-    model = build()
-    for layer_name, layer in model.named_modules():
-        if layer_name.endswith('bn3'): torch.nn.init.constant_(layer.weight, .1)   # untrained, and with batch norm at rest, a deep network's features would grow without bound
-    before = {parameter_name: parameter.detach().clone() for parameter_name, parameter in model.named_parameters() if parameter.numel() < 2e5}
-    monkeypatch.setattr('wsss_nb.training.save_model', lambda model, folder: None)   # 0.4 GB for the largest; saving has tests of its own
-    settings = TrainingSettings(epochs=1, batch_size=2, optimiser=OPTIMISERS['deeplab'], workers=0, precision=precision, log_steps=1, accumulate=2 if name == 'DeepLabv2, ResNet-101' else 1)
-    model = train(model, Crops(size, targets), loss, tmp_path, settings)
-    after = dict(model.named_parameters())
-    changed = {parameter_name for parameter_name, values in before.items() if not torch.equal(after[parameter_name], values)}
-    assert changed and all(after[parameter_name].requires_grad for parameter_name in changed)
-    assert all(parameter_name in changed for parameter_name in before if parameter_name.startswith(('classifier.', 'aspp.', 'scores.', 'mix.')))
-    assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in model.parameters())
+    network = case.build()
+    calm(network)
+    before = small_parameters(network)
+    # 0.4 GB for the largest; saving has tests of its own
+    monkeypatch.setattr('wsss_nb.training.save_model', lambda network, folder: None)
+    settings = TrainingSettings(epochs=1, batch_size=2, optimiser=OPTIMISERS['deeplab'],
+                                accumulate=case.parts)
+    network = train(network, Crops(case.side, case.target), case.loss, tmp_path, settings,
+                    Machine(precision, workers=0), log_steps=1)
+    after = dict(network.named_parameters())
+    changed = {name for name, values in before.items() if not torch.equal(after[name], values)}
+    assert changed and all(after[name].requires_grad for name in changed)
+    assert all(name in changed for name in before if name.startswith(NEW_LAYERS))
+    for parameter in network.parameters():
+        assert parameter.dtype == torch.float32 and parameter.isfinite().all()
     assert 'nan' not in (tmp_path/'log.csv').read_text()
     with torch.inference_mode():
-        said = model(torch.randn(1, 3, size, size))
+        said = network(torch.randn(1, 3, case.side, case.side))
         said = getattr(said, 'image', getattr(said, 'boundary', said))
-    assert said.shape == answer and said.isfinite().all()
-    del model, before, after; gc.collect()
+    assert said.shape == case.answer and said.isfinite().all()
+    del network, before, after
+    gc.collect()

@@ -26,7 +26,7 @@ from .published import (IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_NAMES, WideResNet
                                read_weights, rename, resnet_weights, timm_features, vgg16_weights)
 from .settings import negative, not_among
 
-# %% ../nbs/12_backbones.ipynb #b6f34aa6
+# %% ../nbs/12_backbones.ipynb #5eee6303
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 def first_of(
@@ -71,7 +71,7 @@ def widen(
         convolution.padding = (dilation * (kernel - 1) // 2,) * 2
     convolution.dilation = (dilation, dilation)
 
-# %% ../nbs/12_backbones.ipynb #33c89a3e
+# %% ../nbs/12_backbones.ipynb #8c524bec
 def hold_stride(
     stage: nn.Module,      # one stage, whose layers may have stride 2; changed in place
     dilation: int = 1,     # dilation that the stages before ask for
@@ -90,7 +90,7 @@ def hold_stride(
             dilation *= 2
     return dilation
 
-# %% ../nbs/12_backbones.ipynb #cb69b988
+# %% ../nbs/12_backbones.ipynb #133f53f8
 def moments(
     features: torch.Tensor,  # (B, C, h, w)
 ) -> torch.Tensor:           # float32 (1 + 2 C,): number of cells, means, variances
@@ -110,7 +110,7 @@ def merged(
     variance = (share * (variances + (means - mean) ** 2)).sum(0)
     return torch.cat([cells.sum(0), mean, variance])
 
-# %% ../nbs/12_backbones.ipynb #d30a3c2f
+# %% ../nbs/12_backbones.ipynb #8ad45bbd
 def gathered(
     values: torch.Tensor,  # (N,), of this process
 ) -> torch.Tensor:         # (P, N), of all processes
@@ -125,7 +125,7 @@ def is_shared() -> bool:
         return False
     return torch.distributed.get_world_size() > 1
 
-# %% ../nbs/12_backbones.ipynb #ab3e2078
+# %% ../nbs/12_backbones.ipynb #70321d6b
 class SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm whose statistics in training are those of the whole batch, over all processes.
 
@@ -146,7 +146,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
             found = super().forward(features)
         return self.after(found)
 
-# %% ../nbs/12_backbones.ipynb #305fc747
+# %% ../nbs/12_backbones.ipynb #f43adc29
 @patch
 def normalised(
     self: SharedBatchNorm,
@@ -165,7 +165,7 @@ def normalised(
     found = (features - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
     return found.to(features.dtype)
 
-# %% ../nbs/12_backbones.ipynb #60084148
+# %% ../nbs/12_backbones.ipynb #dcbf37c2
 def share_statistics(
     stage: nn.Module,  # changed in place
 ) -> None:
@@ -221,7 +221,7 @@ def stage_features(
         found.append(features)
     return found
 
-# %% ../nbs/12_backbones.ipynb #1822672b
+# %% ../nbs/12_backbones.ipynb #6477f0ee
 @patch
 def freeze(
     self: Backbone,
@@ -270,7 +270,7 @@ def resnet(
     channels = [64] + [n * wide for n in (64, 128, 256, 512)]
     return Backbone(stages, channels, (4, 4, 8, 16, 32), IMAGENET_MEAN, IMAGENET_STD)
 
-# %% ../nbs/12_backbones.ipynb #b407dcf8
+# %% ../nbs/12_backbones.ipynb #e350d4fa
 def vgg16(
     name: str,                    # vgg16
     weights: str | Path | None,   # 'imagenet', a file, or None: random
@@ -343,7 +343,7 @@ def timm_network(
     std = network.default_cfg.get('std', IMAGENET_STD)
     return Backbone(stages, channels, strides, mean, std)
 
-# %% ../nbs/12_backbones.ipynb #0fab7430
+# %% ../nbs/12_backbones.ipynb #3b0c3c46
 BACKBONES: dict[str, Callable[[str, str | Path | None], Backbone]] = {
     'efficientnet_lite0': efficientnet_lite0,
     'resnet18': resnet,
@@ -361,7 +361,7 @@ def is_backbone(
     "Whether there is one of this name, as far as can be told without building it."
     return name in BACKBONES or name.startswith(TIMM)
 
-# %% ../nbs/12_backbones.ipynb #10f8d9ee
+# %% ../nbs/12_backbones.ipynb #f9efb7db
 def hold_grid(
     backbone: Backbone,   # at its own strides; changed in place
     output_stride: int,   # input pixels per cell of the last features
@@ -374,7 +374,7 @@ def hold_grid(
             dilation = hold_stride(stage, dilation, dilate)
     backbone.stage_strides = tuple(min(stride, output_stride) for stride in backbone.stage_strides)
 
-# %% ../nbs/12_backbones.ipynb #0885a52f
+# %% ../nbs/12_backbones.ipynb #b5a1c30a
 def check_grid(
     name: str,            # for the message
     backbone: Backbone,   # of any origin, in training mode
@@ -407,6 +407,8 @@ def create_backbone(
         raise InputError(f"no backbone is called '{name}'; there are {BACKBONE_NAMES}")
     if output_stride not in (8, 16, 32):
         raise InputError(f'output stride {output_stride}: choose 8, 16 or 32')
+    if batch_norm not in ('frozen', 'learned'):
+        raise InputError(f"batch norm '{batch_norm}': choose frozen or learned")
     build = timm_network if name.startswith(TIMM) else BACKBONES[name]
     backbone = build(name, weights)
     own = backbone.output_stride
@@ -422,7 +424,7 @@ def create_backbone(
         check_grid(name, backbone)
     return backbone.to(memory_format=torch.channels_last)
 
-# %% ../nbs/12_backbones.ipynb #c67081fd
+# %% ../nbs/12_backbones.ipynb #2088ac25
 @dataclass(frozen=True)
 class BackboneSettings:
     "A backbone. A field that is None is as in the backbone of the system's first network."
@@ -449,7 +451,7 @@ class BackboneSettings:
 
 FIRST = BackboneSettings('efficientnet_lite0', 'imagenet', 16, True, 3, 'frozen')
 
-# %% ../nbs/12_backbones.ipynb #c5abed1e
+# %% ../nbs/12_backbones.ipynb #befe46ba
 @patch(as_prop=True)
 def file(self: BackboneSettings) -> Path | None:
     "The file of weights, if they come from one."
@@ -463,7 +465,7 @@ def absent(self: BackboneSettings) -> list[Fault]:
     remedy = "Give 'imagenet', 'none', or a file of weights"
     return [Fault(self.file, 'there is no such file', remedy)]
 
-# %% ../nbs/12_backbones.ipynb #29d0ad53
+# %% ../nbs/12_backbones.ipynb #3ce7a90b
 @patch
 def following(
     self: BackboneSettings,

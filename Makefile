@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SHAPES = data/shapes
 # Shapes look like nothing in ImageNet, so there is nothing that dilated backbones would keep.
-DEMO = --data $(SHAPES) --dilate False --segmenter-dilate False --segmenter-learning-rate 0.001 --segmenter-crop 96 --epochs 5 --segmenter-epochs 5 --scales 1 0.5 1.5 --predict-scales 1
+DEMO = --data $(SHAPES) --classifier.backbone.dilate False --segmenter.backbone.dilate False \
+	--classifier.epochs 5 --cams.scales 1 0.5 1.5 --segmenter.epochs 5 --segmenter.crop 96 \
+	--segmenter.learning-rate 0.001 --prediction.scales 1
 
 .PHONY: install demo table test lab docs clean
 
@@ -19,15 +21,16 @@ $(VENV)/installed: settings.ini setup.py
 
 demo: install
 	$(BIN)/wsss_nb shapes $(SHAPES)
-	$(BIN)/wsss_nb run --out runs/baseline --pooling gap --words none $(DEMO)
-	$(BIN)/wsss_nb run --out runs/full --pooling hspp --words learned $(DEMO)
+	$(BIN)/wsss_nb run --system baseline --out runs/baseline $(DEMO)
+	$(BIN)/wsss_nb run --system words --out runs/full $(DEMO)
 	@$(BIN)/wsss_nb compare runs/baseline runs/full
 	@echo "The figures are runs/baseline/figures/examples.png and runs/full/figures/examples.png"
 
 # The paper's ablation on the same data, up to the CAMs, with three seeds: 21 runs.
 table: install
 	$(BIN)/wsss_nb shapes $(SHAPES)
-	$(BIN)/wsss_nb table b --out runs/table-b --seeds 0 1 2 --variants baseline GMP '+ words' '+ HSPP' both VWL-L VWL-M $(DEMO)
+	$(BIN)/wsss_nb table b --out runs/table-b --seeds 0 1 2 \
+		--variants baseline GMP '+ words' '+ HSPP' both VWL-L VWL-M $(DEMO)
 
 # One thread a process: two processes that share two cores wait for each other most of the time.
 test: install

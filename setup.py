@@ -21,7 +21,11 @@ setup(
     url=settings['git_url'],
     license='Apache-2.0',
     keywords=settings['keywords'].split(),
-    classifiers=['Intended Audience :: Science/Research', 'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+    classifiers=[
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
     packages=[settings['lib_name'], 'wsss_nb.data'],
     package_dir={'wsss_nb.data': 'data'},   # the published figures, for chapter 50
     package_data={'wsss_nb.data': ['*.csv']},

@@ -9,7 +9,7 @@ __all__ = ['Positional', 'Folder', 'Stage', 'SystemName', 'Masks', 'Row', 'metho
            'contact', 'figures', 'report', 'explore', 'compare', 'storage', 'TableOfRuns', 'TableA', 'TableC',
            'ablation', 'table_with', 'export', 'submit', 'onnx', 'system_named', 'find_command']
 
-# %% ../nbs/91_commands.ipynb #63cf96ee
+# %% ../nbs/91_commands.ipynb #fe3f8b6c
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import tyro
 
 from . import explorer_page, export as exporting, new_photos, onnx as networks, server
 from . import figures as drawings, measuring, pipeline, sheets, tables
-from .coco import check_photos, summarise_photos
+from .datasets import check_photos, open_photos, summarise_photos
 from .files import InputError, write_json
 from .methods import STAGES, System
 from .prediction import PredictionSettings
@@ -27,9 +27,9 @@ from .run import Config, Run
 from .settings import check_settings, method_name
 from .shapes import make_shapes
 from .systems import ABLATION, SYSTEMS, describe_systems, known_methods, open_run
-from .voc import download_voc2012
+from .download import download_voc2012
 
-# %% ../nbs/91_commands.ipynb #b4435e21
+# %% ../nbs/91_commands.ipynb #1b8de673
 def method_choices(
     default: Any,              # the method of the system; None: it has none
     named: dict[str, type],    # methods of that role, by name
@@ -59,7 +59,7 @@ def system_options(
     parts.append(('prediction', PredictionSettings, prediction))
     return dataclasses.make_dataclass('Options', parts, frozen=True)
 
-# %% ../nbs/91_commands.ipynb #5486feb2
+# %% ../nbs/91_commands.ipynb #493717ea
 Positional = tyro.conf.Positional
 Folder = Annotated[Path, tyro.conf.arg(metavar='DIR')]
 Stage = Literal[STAGES]
@@ -86,7 +86,7 @@ class RunOptions:
         source = SYSTEMS[self.system].source
         return Config(**values | {'system': System(source, **named)})
 
-# %% ../nbs/91_commands.ipynb #c61c504e
+# %% ../nbs/91_commands.ipynb #46f5a346
 def print_metrics(run: Run) -> None:
     "Print what a run has measured, and where its pictures are."
     if 'cam' in run.metrics or 'segmentation' in run.metrics:
@@ -112,7 +112,7 @@ def run_with(
         print(f'{config.out}: done')
     return run
 
-# %% ../nbs/91_commands.ipynb #a87e1ebd
+# %% ../nbs/91_commands.ipynb #9c8b968f
 def do_stage(
     name: str,   # of STAGES
     root: Path,  # folder of a run
@@ -145,7 +145,7 @@ def segment(
     "Train the segmenter of a run."
     do_stage('segment', root)
 
-# %% ../nbs/91_commands.ipynb #20044cf6
+# %% ../nbs/91_commands.ipynb #50798915
 def changed_prediction(
     run: Run,
     **asked: Any,    # settings of the prediction; None: as the run has it
@@ -188,7 +188,7 @@ def predict(
     more = ', and coco.json' if coco else ''
     print(f'{out}: {len(sizes)} {masks}, and the photos under them in overlays{more}')
 
-# %% ../nbs/91_commands.ipynb #9c88d5db
+# %% ../nbs/91_commands.ipynb #13a12c45
 def percent(share: float) -> str:
     "A share in percent, with one decimal."
     return f'{100 * share:.1f}'
@@ -214,7 +214,7 @@ def evaluate(
         raise InputError(f'{out}: its folder is not there; make it first')
     run = open_run(root)
     settings = changed_prediction(run, scales=scales, mirror=mirror, crf=crf)
-    photos = pipeline.open_photos(data, split, images)
+    photos = open_photos(data, split, images)
     metrics = measuring.evaluate_elsewhere(run, photos, split, settings)
     print(f'{root} on {data}, split {split}, {len(photos)} photos:')
     if 'cam' in metrics:
@@ -226,7 +226,7 @@ def evaluate(
     if out:
         write_json(out, metrics)
 
-# %% ../nbs/91_commands.ipynb #e751e31d
+# %% ../nbs/91_commands.ipynb #6b130b58
 def branch_with(
     refiners: dict[str, type],   # methods by name
 ) -> Callable:                   # the command `branch`
@@ -247,7 +247,7 @@ def branch_with(
         print(tables.table([source, open_run(out)]))
     return branch
 
-# %% ../nbs/91_commands.ipynb #cdc968c5
+# %% ../nbs/91_commands.ipynb #7375790a
 def shapes(
     root: Positional[Folder],  # folder to make
     train: int = 240,          # photos to train on
@@ -283,7 +283,7 @@ def check(
         raise InputError(f'{root}: {len(faults)} fault{several}, listed above')
     print('no faults')
 
-# %% ../nbs/91_commands.ipynb #348c4907
+# %% ../nbs/91_commands.ipynb #48fecb94
 def words(
     data: Path,                   # a data set, as in `wsss_nb run`
     images: Path | None = None,   # photos of a COCO file; None: looked for beside the file
@@ -308,7 +308,7 @@ def systems() -> None:
     "List the systems that `wsss_nb run --system` knows, with what they will cost on VOC."
     print(describe_systems())
 
-# %% ../nbs/91_commands.ipynb #7e1e8d76
+# %% ../nbs/91_commands.ipynb #11990449
 Masks = Annotated[Literal['predictions', 'pseudo'], tyro.conf.arg(name='from')]
 
 def contact(
@@ -352,7 +352,7 @@ def report(
     but a browser."""
     print(drawings.report(open_run(root)))
 
-# %% ../nbs/91_commands.ipynb #b8758324
+# %% ../nbs/91_commands.ipynb #365ba88e
 def explore(
     root: Positional[Folder],                # folder of a run
     other: Positional[Path | None] = None,   # folder of another run, shown beside it
@@ -385,7 +385,7 @@ def storage(
     print(f"best mIoU {100 * ours['miou']:.3f} instead of {100 * published['miou']:.3f}: "
           f"{100 * (ours['miou'] - published['miou']):+.3f} points")
 
-# %% ../nbs/91_commands.ipynb #af531ceb
+# %% ../nbs/91_commands.ipynb #e982adeb
 @dataclass(frozen=True)
 class TableOfRuns:
     runs: Positional[tuple[Path, ...]]  # folders of runs
@@ -411,7 +411,7 @@ def ablation(
         found[variant] = replace(config, system=replace(config.system, classifier=classifier))
     return found
 
-# %% ../nbs/91_commands.ipynb #bf6cc6ed
+# %% ../nbs/91_commands.ipynb #d7e569e3
 def table_with(
     name: str,       # a key of `SYSTEMS`
 ) -> Callable:       # the command `table`
@@ -444,7 +444,7 @@ def table_with(
         print(tables.table_of_runs(letter, [open_run(root) for root in which.runs]))
     return table
 
-# %% ../nbs/91_commands.ipynb #72b2c07e
+# %% ../nbs/91_commands.ipynb #7979f171
 def export(
     root: Positional[Folder],       # folder of a run
     format: Literal['png', 'coco', 'labelme'],  # PNG and classes.txt; run lengths; polygons
@@ -478,7 +478,7 @@ def onnx(
     print(f'{out}: the {network}; on random images of several sizes its answers differ by '
           f'{difference:.1g} at most')
 
-# %% ../nbs/91_commands.ipynb #80f8c3b0
+# %% ../nbs/91_commands.ipynb #4de43ea4
 def system_named(
     words: list[str],   # behind the command
 ) -> str:               # a key of `SYSTEMS`; an unknown one is left to tyro to refuse

@@ -6,7 +6,7 @@
 __all__ = ['FOLDERS', 'FORMAT', 'BACKGROUND', 'Config', 'photo_side', 'Run', 'as_written', 'absent_files', 'has_results',
            'check_folder', 'check_format', 'start_run', 'read_config', 'missing']
 
-# %% ../nbs/41_run.ipynb #0657b2b5
+# %% ../nbs/41_run.ipynb #cbe0a5e8
 import math
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import nn
 
 from .cam import StoredMaps
-from .coco import open_photos, splits_of
+from .datasets import open_photos, splits_of
 from .files import Fault, InputError, read_json, write_json
 from .methods import System, stages_of
 from .photos import Photos, median_long_side
@@ -24,7 +24,7 @@ from .settings import (Methods, check_settings, differences, from_json, negative
                               not_positive, to_json)
 from .training import Machine, Maker, Work, process
 
-# %% ../nbs/41_run.ipynb #bc927bb0
+# %% ../nbs/41_run.ipynb #c89590a6
 @dataclass(frozen=True)
 class Config:
     "Everything that a run depends on. Raises `InputError` with all that can't work."
@@ -46,7 +46,7 @@ class Config:
         return (not_positive(self, 'longest') + negative(self, 'seed', 'workers')
                 + not_among(self, 'precision', ('no', 'bf16', 'fp16')))
 
-# %% ../nbs/41_run.ipynb #de70dd90
+# %% ../nbs/41_run.ipynb #67ea8656
 FOLDERS = ('classifier', 'cams', 'refiner', 'pseudo', 'segmenter', 'predictions')   # of results
 FORMAT = 2           # of config.json
 BACKGROUND = 0.5     # score for photos without masks to choose it on
@@ -55,7 +55,7 @@ def photo_side(photos: Photos) -> int:
     "The photos' median long side, rounded up to a multiple of 32, and 512 at most, pixels."
     return min(512, 32 * math.ceil(median_long_side(photos) / 32))
 
-# %% ../nbs/41_run.ipynb #0238be96
+# %% ../nbs/41_run.ipynb #dc08176e
 class Run:
     "A run folder, its configuration and its photos."
     def __init__(
@@ -196,7 +196,7 @@ class Run:
         "Gives the CAMs of this run's photos, or of others with the same classes."
         return self.system.cams.maker(self.work('cams', photos), self.network('classifier'))
 
-# %% ../nbs/41_run.ipynb #2049c443
+# %% ../nbs/41_run.ipynb #cccc46b1
 def as_written(run: Run) -> dict:
     "What config.json has to hold."
     config = replace(run.config, system=run.system, train=run.train_split,
@@ -219,7 +219,7 @@ def absent_files(settings: Any) -> list[Fault]:
             found = found + absent_files(value)
     return found
 
-# %% ../nbs/41_run.ipynb #d612188e
+# %% ../nbs/41_run.ipynb #9ef65371
 def has_results(root: Path) -> bool:
     "Whether a run has made anything yet."
     for name in FOLDERS:
@@ -260,7 +260,7 @@ def check_format(path: Path, written: dict) -> dict:
                                'Go on with it there, or start a new run in another folder'))
     return written
 
-# %% ../nbs/41_run.ipynb #90b3374f
+# %% ../nbs/41_run.ipynb #df5c6b07
 def start_run(
     config: Config,   # what is asked for
 ) -> Run:
@@ -281,7 +281,7 @@ def start_run(
     process().wait_for_everyone()
     return run
 
-# %% ../nbs/41_run.ipynb #c671ef38
+# %% ../nbs/41_run.ipynb #8091f7c2
 def read_config(
     root: str | Path,     # folder of a run
     methods: Methods,     # that are known, by role and name
@@ -298,7 +298,7 @@ def read_config(
         raise InputError(*[Fault(path, said, 'Put it back from a copy') for said in error.args]
                          ) from error
 
-# %% ../nbs/41_run.ipynb #f3c7834e
+# %% ../nbs/41_run.ipynb #32959bb5
 def missing(
     photos: Photos,
     folder: Path,        # where a file of each should be

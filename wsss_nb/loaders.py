@@ -61,7 +61,7 @@ class Warp(NamedTuple):
         whole[..., y:y + part.shape[-2], x:x + part.shape[-1]] = part
         return whole.flip(-1) if self.flip else whole
 
-# %% ../nbs/09_loaders.ipynb #59f96a13
+# %% ../nbs/09_loaders.ipynb #7a4b96cc
 def warp_photo(
     image: Image.Image,    # RGB, any size
     warp: Warp,            # what was drawn
@@ -72,7 +72,7 @@ def warp_photo(
     resized = image.resize((warp.width, warp.height), Image.Resampling.BICUBIC)
     return warp.cut(normalise(resized, mean, std), 0.)
 
-# %% ../nbs/09_loaders.ipynb #fa7e915f
+# %% ../nbs/09_loaders.ipynb #3ba1fd3e
 def warp_labels(
     labels: np.ndarray,  # integers (H, W) that fit into 32 bits; they need not be classes
     warp: Warp,          # what was drawn
@@ -82,7 +82,7 @@ def warp_labels(
     resized = image.resize((warp.width, warp.height), Image.Resampling.NEAREST)
     return warp.cut(torch.from_numpy(np.array(resized)).long(), IGNORE)
 
-# %% ../nbs/09_loaders.ipynb #dec298cf
+# %% ../nbs/09_loaders.ipynb #9a138df0
 def warp_maps(
     maps: np.ndarray,  # floats (H, W) or (K, H, W)
     warp: Warp,        # what was drawn
@@ -93,7 +93,7 @@ def warp_maps(
     resized = F.interpolate(several, size, mode='bilinear', antialias=True)
     return warp.cut(resized.view(*maps.shape[:-2], *size), 0.)
 
-# %% ../nbs/09_loaders.ipynb #d65b7524
+# %% ../nbs/09_loaders.ipynb #a9567a25
 @dataclass(frozen=True)
 class Augmentation:
     "Random resize, flip and crop of a photo and its targets. Give either `long_side` or `factor`."
@@ -116,7 +116,7 @@ class Augmentation:
             return generator.randint(*self.long_side) / long_side
         return generator.uniform(*self.factor) * min(1., (self.longest or math.inf) / long_side)
 
-# %% ../nbs/09_loaders.ipynb #5ef6475b
+# %% ../nbs/09_loaders.ipynb #0aa276e4
 @patch
 def draw(
     self: Augmentation,
@@ -135,7 +135,7 @@ def draw(
         starts.append(generator.randint(min(room, 0), max(room, 0)))
     return Warp(new_height, new_width, *starts, self.crop, flip)
 
-# %% ../nbs/09_loaders.ipynb #b6c3b824
+# %% ../nbs/09_loaders.ipynb #8efe44d3
 @patch
 def __call__(
     self: Augmentation,
@@ -251,7 +251,7 @@ class StepSampler:
     def __len__(self) -> int:
         return self.steps - self.first
 
-# %% ../nbs/09_loaders.ipynb #01956cb4
+# %% ../nbs/09_loaders.ipynb #796e9740
 @patch
 def order(self: StepSampler, epoch: int) -> list[Place]:
     "All photos in the order of an epoch."
@@ -317,7 +317,7 @@ class ErrorsAsValues(Dataset):
         except (InputError, OSError) as error:
             return error
 
-# %% ../nbs/09_loaders.ipynb #7d4364c7
+# %% ../nbs/09_loaders.ipynb #74d9f2a5
 class Loader(DataLoader):
     """What a data set gives, in order, made by workers that leave Ctrl-C to this process.
 

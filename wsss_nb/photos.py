@@ -14,13 +14,15 @@ import math
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Protocol, Sequence
+from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple, Protocol, Sequence
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .files import Fault, InputError, collecting, read_csv, whole_file
+
+if TYPE_CHECKING:   # who only lists photos needn't wait for it
+    import torch
 
 # %% ../nbs/01_photos.ipynb #2723cf15
 IGNORE = 255
@@ -243,7 +245,7 @@ class Sample(NamedTuple):
     "One photo with what is known about it."
     id: str               # file name without ending
     image: Image.Image    # RGB, W x H
-    labels: torch.Tensor  # float32 (C,): 1 for each class that is tagged, else 0
+    labels: 'torch.Tensor'  # float32 (C,): 1 for each class that is tagged, else 0
     mask: np.ndarray | None  # label map, uint8 (H, W); None if there is none
 
 # %% ../nbs/01_photos.ipynb #5e7a11ac
@@ -268,7 +270,7 @@ class Photos(Protocol):
     def image(self, i: int) -> Image.Image:
         "Photo `i`, RGB and upright. Raises `InputError` if it cannot be read."
 
-    def tags(self, i: int) -> torch.Tensor:
+    def tags(self, i: int) -> 'torch.Tensor':
         "The tags of photo `i`, float32 (C,): multi-hot. The photo is not opened."
 
     def truth(self, i: int) -> np.ndarray | None:

@@ -16,10 +16,9 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -28,6 +27,9 @@ from .files import (
 from .photos import (
     IGNORE, IMAGE_SUFFIXES, Annotation, Sample, Summary, check_classes, check_tags, each_once,
     image_size, read_image, read_mask, read_tag_table, tag_notes)
+
+if TYPE_CHECKING:
+    import torch
 
 # %% ../nbs/02_voc.ipynb #7782e91c
 VOC_CLASSES = (
@@ -342,8 +344,9 @@ class VOCFolder:
         "Photo `i`, RGB and upright. Raises `InputError` if it cannot be read."
         return read_image(self._images[i])
 
-    def tags(self, i: int) -> torch.Tensor:
+    def tags(self, i: int) -> 'torch.Tensor':
         "The tags of photo `i`, float32 (C,): multi-hot. The photo is not opened."
+        import torch   # who only lists photos needn't wait for it
         return torch.tensor([float(name in self._tags[i]) for name in self.classes])
 
     def truth(self, i: int) -> np.ndarray | None:

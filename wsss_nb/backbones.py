@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['POOLS', 'HEADS', 'TIMM', 'BACKBONES', 'BACKBONE_NAMES', 'FIRST', 'first_of', 'halving_layers', 'hold_pool', 'widen',
-           'hold_stride', 'moments', 'merged', 'gathered', 'is_shared', 'SharedBatchNorm', 'share_statistics',
-           'Backbone', 'resnet', 'vgg16', 'wideresnet38', 'efficientnet_lite0', 'timm_network', 'is_backbone',
-           'hold_grid', 'check_grid', 'create_backbone', 'BackboneSettings']
+           'hold_stride', 'moments', 'merged', 'SumOverProcesses', 'gathered', 'is_shared', 'SharedBatchNorm',
+           'share_statistics', 'Backbone', 'resnet', 'vgg16', 'wideresnet38', 'efficientnet_lite0', 'timm_network',
+           'is_backbone', 'hold_grid', 'check_grid', 'create_backbone', 'BackboneSettings']
 
 # %% ../nbs/12_backbones.ipynb #b5eba174
 from dataclasses import dataclass, replace
@@ -18,7 +18,6 @@ import torch
 import torchvision
 from fastcore.basics import patch
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 from .files import Fault, InputError
 from .published import (IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_NAMES, WideResNet38,
@@ -26,7 +25,7 @@ from .published import (IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_NAMES, WideResNet
                                read_weights, rename, resnet_weights, timm_features, vgg16_weights)
 from .settings import negative, not_among
 
-# %% ../nbs/12_backbones.ipynb #5eee6303
+# %% ../nbs/12_backbones.ipynb #2771dbb6
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 def first_of(
@@ -39,13 +38,13 @@ def halving_layers(
     stage: nn.Module,    # one stage of a network
 ) -> list[nn.Module]:
     "The layers on the main path that halve the map: wide convolutions, or a pooling, or a 1x1."
-    strided = [layer for layer in stage.modules()
-               if isinstance(layer, (nn.Conv2d, *POOLS)) and first_of(layer.stride) > 1]
-    convolutions = [layer for layer in strided if isinstance(layer, nn.Conv2d)]
+    convolutions = [layer for layer in stage.modules()
+                    if isinstance(layer, nn.Conv2d) and layer.stride[0] > 1]
+    pools = [layer for layer in stage.modules()
+             if isinstance(layer, POOLS) and first_of(layer.stride) > 1]
     wide = [layer for layer in convolutions if layer.kernel_size[0] > 1]
     if wide:
         return wide
-    pools = [layer for layer in strided if isinstance(layer, POOLS)]
     return pools[:1] if pools else convolutions[:1]
 
 # %% ../nbs/12_backbones.ipynb #a8629e03
@@ -71,7 +70,7 @@ def widen(
         convolution.padding = (dilation * (kernel - 1) // 2,) * 2
     convolution.dilation = (dilation, dilation)
 
-# %% ../nbs/12_backbones.ipynb #8c524bec
+# %% ../nbs/12_backbones.ipynb #fe866b2e
 def hold_stride(
     stage: nn.Module,      # one stage, whose layers may have stride 2; changed in place
     dilation: int = 1,     # dilation that the stages before ask for
@@ -90,7 +89,7 @@ def hold_stride(
             dilation *= 2
     return dilation
 
-# %% ../nbs/12_backbones.ipynb #133f53f8
+# %% ../nbs/12_backbones.ipynb #29f91d43
 def moments(
     features: torch.Tensor,  # (B, C, h, w)
 ) -> torch.Tensor:           # float32 (1 + 2 C,): number of cells, means, variances
@@ -110,22 +109,34 @@ def merged(
     variance = (share * (variances + (means - mean) ** 2)).sum(0)
     return torch.cat([cells.sum(0), mean, variance])
 
-# %% ../nbs/12_backbones.ipynb #8ad45bbd
+# %% ../nbs/12_backbones.ipynb #8f7c5b01
+class SumOverProcesses(torch.autograd.Function):
+    "The sum of a tensor over all processes; its gradient is the sum of theirs."
+    @staticmethod
+    def forward(ctx, values: torch.Tensor) -> torch.Tensor:
+        total = values.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return SumOverProcesses.apply(gradient)
+
+# %% ../nbs/12_backbones.ipynb #1016c888
 def gathered(
     values: torch.Tensor,  # (N,), of this process
 ) -> torch.Tensor:         # (P, N), of all processes
     "What all processes have, with the gradient of what each of them makes of it."
     rows = values.new_zeros(torch.distributed.get_world_size(), len(values))
     place = torch.tensor([torch.distributed.get_rank()], device=values.device)
-    return all_reduce(rows.index_add(0, place, values[None]))
+    return SumOverProcesses.apply(rows.index_add(0, place, values[None]))
 
 def is_shared() -> bool:
     "Whether several processes share the batches."
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return False
-    return torch.distributed.get_world_size() > 1
+    them = torch.distributed
+    return them.is_available() and them.is_initialized() and them.get_world_size() > 1
 
-# %% ../nbs/12_backbones.ipynb #70321d6b
+# %% ../nbs/12_backbones.ipynb #527b62a3
 class SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm whose statistics in training are those of the whole batch, over all processes.
 
@@ -146,7 +157,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
             found = super().forward(features)
         return self.after(found)
 
-# %% ../nbs/12_backbones.ipynb #f43adc29
+# %% ../nbs/12_backbones.ipynb #04423d94
 @patch
 def normalised(
     self: SharedBatchNorm,
@@ -165,7 +176,7 @@ def normalised(
     found = (features - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
     return found.to(features.dtype)
 
-# %% ../nbs/12_backbones.ipynb #dcbf37c2
+# %% ../nbs/12_backbones.ipynb #86a8dbb1
 def share_statistics(
     stage: nn.Module,  # changed in place
 ) -> None:
@@ -215,13 +226,12 @@ def stage_features(
     features = images.contiguous(memory_format=torch.channels_last)
     found = []
     for i, stage in enumerate(self.stages):
-        has_gradient = torch.is_grad_enabled() and i >= self.frozen_stages
-        with torch.set_grad_enabled(has_gradient):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and i >= self.frozen_stages):
             features = stage(features)
         found.append(features)
     return found
 
-# %% ../nbs/12_backbones.ipynb #6477f0ee
+# %% ../nbs/12_backbones.ipynb #fc237072
 @patch
 def freeze(
     self: Backbone,
@@ -270,7 +280,7 @@ def resnet(
     channels = [64] + [n * wide for n in (64, 128, 256, 512)]
     return Backbone(stages, channels, (4, 4, 8, 16, 32), IMAGENET_MEAN, IMAGENET_STD)
 
-# %% ../nbs/12_backbones.ipynb #e350d4fa
+# %% ../nbs/12_backbones.ipynb #bb884360
 def vgg16(
     name: str,                    # vgg16
     weights: str | Path | None,   # 'imagenet', a file, or None: random
@@ -343,7 +353,7 @@ def timm_network(
     std = network.default_cfg.get('std', IMAGENET_STD)
     return Backbone(stages, channels, strides, mean, std)
 
-# %% ../nbs/12_backbones.ipynb #3b0c3c46
+# %% ../nbs/12_backbones.ipynb #680c1dec
 BACKBONES: dict[str, Callable[[str, str | Path | None], Backbone]] = {
     'efficientnet_lite0': efficientnet_lite0,
     'resnet18': resnet,
@@ -361,7 +371,7 @@ def is_backbone(
     "Whether there is one of this name, as far as can be told without building it."
     return name in BACKBONES or name.startswith(TIMM)
 
-# %% ../nbs/12_backbones.ipynb #f9efb7db
+# %% ../nbs/12_backbones.ipynb #6cf32ab0
 def hold_grid(
     backbone: Backbone,   # at its own strides; changed in place
     output_stride: int,   # input pixels per cell of the last features
@@ -374,7 +384,7 @@ def hold_grid(
             dilation = hold_stride(stage, dilation, dilate)
     backbone.stage_strides = tuple(min(stride, output_stride) for stride in backbone.stage_strides)
 
-# %% ../nbs/12_backbones.ipynb #b5a1c30a
+# %% ../nbs/12_backbones.ipynb #02f78ce8
 def check_grid(
     name: str,            # for the message
     backbone: Backbone,   # of any origin, in training mode
@@ -424,7 +434,7 @@ def create_backbone(
         check_grid(name, backbone)
     return backbone.to(memory_format=torch.channels_last)
 
-# %% ../nbs/12_backbones.ipynb #2088ac25
+# %% ../nbs/12_backbones.ipynb #3781b4a9
 @dataclass(frozen=True)
 class BackboneSettings:
     "A backbone. A field that is None is as in the backbone of the system's first network."
@@ -442,7 +452,6 @@ class BackboneSettings:
     batch_norm: Literal['frozen', 'learned'] | None = None
 
     def faults(self) -> list[str]:
-        "What can't work, as sentences."
         found = (not_among(self, 'output_stride', (8, 16, 32)) + negative(self, 'frozen_stages')
                  + not_among(self, 'batch_norm', ('frozen', 'learned')))
         if self.name is not None and not is_backbone(self.name):
@@ -451,7 +460,7 @@ class BackboneSettings:
 
 FIRST = BackboneSettings('efficientnet_lite0', 'imagenet', 16, True, 3, 'frozen')
 
-# %% ../nbs/12_backbones.ipynb #befe46ba
+# %% ../nbs/12_backbones.ipynb #056b99b1
 @patch(as_prop=True)
 def file(self: BackboneSettings) -> Path | None:
     "The file of weights, if they come from one."
@@ -465,7 +474,7 @@ def absent(self: BackboneSettings) -> list[Fault]:
     remedy = "Give 'imagenet', 'none', or a file of weights"
     return [Fault(self.file, 'there is no such file', remedy)]
 
-# %% ../nbs/12_backbones.ipynb #3ce7a90b
+# %% ../nbs/12_backbones.ipynb #96884e5e
 @patch
 def following(
     self: BackboneSettings,

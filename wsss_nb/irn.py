@@ -430,8 +430,9 @@ def things(self: IRN, work: Work, i: int) -> np.ndarray:
         with np.load(path, allow_pickle=False) as file:
             return file['things']
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        remedy = (f'Remove it, and {path.parent.parent/"cams"/path.name}, and make both again with '
-                  '`wsss_nb refine`')
+        walked = work.folder/'cams'/path.name
+        remedy = (f'Remove {walked} and the pseudo mask of this photo, and make all three again '
+                  'with `wsss_nb refine`')
         raise InputError(Fault(path, f'these are no whole things of a photo ({error})', remedy)
                          ) from error
 

@@ -149,7 +149,7 @@ def write_labels(
 LEAST_CROP = 96   # pixels a side; IRNet's pairs are up to 10 cells of 4 pixels apart, to both sides
 
 @dataclass(frozen=True)
-class Walking(Trained, Refiner):
+class Walking(Refiner, Trained):
     """A refiner that learns from what CAMs are sure of, and lets them walk. Methods bring their own
     `sure_labels`, `network`, `loss`, `walk_settings` and `walks`."""
     # background scores at which things, and at which background, are sure enough to learn from, two
@@ -164,6 +164,10 @@ class Walking(Trained, Refiner):
     def own_crop(self, lead: Lead) -> int:
         "The classifier's, and no fewer than `LEAST_CROP` pixels."
         return max(lead.crop, LEAST_CROP)
+
+    def following(self, lead: Lead) -> 'Walking':
+        "The same method with every setting decided."
+        return Trained.following(self, lead)
 
 # %% ../nbs/24_refiners.ipynb #d457e0fe
 @patch

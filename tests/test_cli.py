@@ -463,7 +463,7 @@ def test_ones_own_photos_in_every_odd_form_get_masks_of_their_own_size(command, 
         assert code == 0, shown
         assert metrics_of(tmp_path/refiner).keys() == {'seconds'}
         chosen = json.loads((tmp_path/refiner/'refiner'/'walk.json').read_text())
-        assert chosen['beta'] == 10
+        assert chosen['setting']['beta'] == 10
         for name in names:
             with Image.open(run/'pseudo'/f'{name[:-4]}.png') as before:
                 size = before.size

@@ -455,4 +455,5 @@ def finish(
         scores = cam.resize().max(0, initial=0)
         annotations += coco_annotations(i + 1, labels, self.things(work, i), scores, least=50)
         sizes.append(cam.size)
-    write_coco(path, work.photos.ids, sizes, work.photos.classes, annotations)
+    files = [work.photos.path(i).name for i in range(len(work.photos))]
+    write_coco(path, files, sizes, work.photos.classes, annotations)

@@ -91,7 +91,9 @@ def measure_masks(
     matrix = ConfusionMatrix(len(photos.classes) + 1)
     for i in progress(range(len(photos)), f'measuring {masks.name}'):
         labels = read_mask(masks/f'{photos.ids[i]}.png', len(photos.classes))
-        matrix.update(labels, truth_of(photos, i, labels.shape))
+        truth = truth_of(photos, i, labels.shape)
+        # a mask that was taken from the truth is unknown where the truth is, which doesn't count
+        matrix.update(np.where(truth == IGNORE, 0, labels), truth)
     return matrix.report(photos.classes)
 
 # %% ../nbs/42_measuring.ipynb #9341626f

@@ -1,0 +1,187 @@
+"Figures and reports: any run at any stage, and what is refused."
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from wsss_nb.backbones import BackboneSettings
+from wsss_nb.cam import MultiScale
+from wsss_nb.classifier import WordClassifier
+from wsss_nb.visual_words import VisualWords
+from wsss_nb.figures import (draw_background, draw_curves, draw_faults, draw_overview,
+                             draw_segmentations, draw_variants, overview_row, read_log)
+from wsss_nb.files import InputError
+from wsss_nb.methods import System
+from wsss_nb.pipeline import run
+from wsss_nb.prediction import PredictionSettings
+from wsss_nb.refiners import NoRefiner, TrueMasks
+from wsss_nb.report import draw_all, measured_tables, write_report
+from wsss_nb.run import Config, Run, start_run
+from wsss_nb.segmentation import DeepLab
+from wsss_nb.shapes import make_shapes
+from wsss_nb.training import TrainingSettings, save_model
+from wsss_nb.word_figures import (WordSearch, draw_pooling, draw_words, find_words, has_words,
+                                  pooling_network, word_parts)
+
+RANDOM = BackboneSettings('resnet18', 'none', 16, True, 4, 'frozen')
+SHORT = TrainingSettings(epochs=1, batch_size=4)
+BASELINE = System(
+    'these tests', VisualWords(RANDOM, SHORT, pooling='gap', words=None), MultiScale(scales=(1.,)),
+    NoRefiner(), DeepLab(RANDOM, SHORT), PredictionSettings(scales=(1.,)))
+SUPERVISED = replace(BASELINE, classifier=None, cams=None, refiner=TrueMasks())
+WORDS = replace(BASELINE, classifier=VisualWords(RANDOM, SHORT, num_words=8))
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp('figures')/'shapes', train=6, val=2, size=64)
+
+
+def made(shapes: Path, out: Path, system: System, until: str = 'evaluate') -> Run:
+    config = Config(shapes, out, system, workers=0)
+    run(config, until)
+    return Run(config)
+
+
+@pytest.fixture(scope='session')
+def whole(shapes, tmp_path_factory) -> Run:
+    "A finished run without words."
+    return made(shapes, tmp_path_factory.mktemp('runs')/'whole', BASELINE)
+
+
+@pytest.fixture
+def begun(shapes, tmp_path) -> Run:
+    "A run that has made nothing."
+    return start_run(Config(shapes, tmp_path/'begun', WORDS, workers=0))
+
+
+def test_a_run_without_words_has_no_figure_of_them(whole):
+    assert not has_words(whole)
+    for draw in (draw_words, find_words, WordSearch):
+        with pytest.raises(InputError, match='this run has no visual words'):
+            draw(whole)
+    drawn, reasons = draw_all(whole)
+    assert [figure.path.stem for figure in drawn] == [
+        'segmentations', 'hardest', 'background', 'faults', 'pooling', 'curves']
+    assert len(reasons) == 1 and reasons[0].startswith('Visual words: ')
+
+
+@pytest.mark.parametrize('draw, command', [
+    (draw_background, 'cams'), (draw_faults, 'cams'), (draw_pooling, 'classify'),
+    (draw_words, 'classify'), (has_words, 'classify'),
+    (lambda run: draw_variants([run], run.root/'never.png'), 'cams'),
+    (lambda run: draw_overview(run, [0], run.root/'never.png'), 'cams'),
+    (lambda run: draw_segmentations(run, 'val', [0], run.root/'never.png'), 'predict')])
+def test_what_is_not_there_is_named_with_the_command_that_makes_it(begun, draw, command):
+    with pytest.raises(InputError, match=f'this is not there yet.*`wsss_nb {command} '):
+        draw(begun)
+    assert not (begun.root/'never.png').exists() and not list((begun.root/'figures').iterdir())
+
+
+def test_a_run_that_made_nothing_has_a_report_all_the_same(begun):
+    with pytest.raises(InputError, match='this run has not begun to train yet'):
+        draw_curves(begun)
+    page = write_report(begun).read_text()
+    assert 'Nothing was measured' in page and 'this run has no visual words' not in page
+    assert 'data:image' not in page and 'Not drawn' in page and '<h2>Time</h2>' not in page
+
+
+def test_runs_of_other_photos_are_not_compared(whole, tmp_path):
+    make_shapes(tmp_path/'others', train=2, val=1, size=64)
+    other = start_run(Config(tmp_path/'others', tmp_path/'other', BASELINE, workers=0))
+    with pytest.raises(InputError, match='this run has other photos than'):
+        draw_variants([whole, other], tmp_path/'never.png')
+    assert not (tmp_path/'never.png').exists()
+
+
+def test_a_supervised_run_has_the_figures_of_its_stages(shapes, tmp_path):
+    this = made(shapes, tmp_path/'run', SUPERVISED)
+    drawn, reasons = draw_all(this)
+    assert [figure.path.stem for figure in drawn] == ['segmentations', 'hardest', 'curves']
+    assert sum('trains no classifier' in reason for reason in reasons) == 2
+    assert sum("no stage 'cams'" in reason for reason in reasons) == 2
+    page = write_report(this).read_text()
+    assert 'pseudo mask' in page and 'system.refiner.method' in page
+    assert '<th>CAM' not in page and '<td>CAM' not in page
+
+
+def test_photos_without_truths_are_drawn_without_them(whole, shapes, tmp_path):
+    bare = make_shapes(tmp_path/'bare', train=6, val=2, size=64)
+    for mask in (bare/'SegmentationClass').iterdir():
+        mask.unlink()
+    this = Run(replace(whole.config, data=bare))
+    assert [title for title, _ in overview_row(this, 0)][1:] == ['class activation maps', 'mask']
+    widths = []
+    for run_of in (whole, this):
+        with Image.open(draw_overview(run_of, [0, 3], tmp_path/'overview.png')) as picture:
+            widths.append(picture.width)
+        with Image.open(draw_segmentations(run_of, 'val', [0], tmp_path/'masks.png')) as picture:
+            widths.append(picture.width)
+        draw_variants([run_of], tmp_path/'variants.png', photos=2)
+    assert widths == [4 * 264, 3 * 240, 3 * 264, 2 * 240]
+    for draw in (draw_background, draw_faults):
+        with pytest.raises(InputError, match='not every photo has a mask'):
+            draw(this)
+
+
+@dataclass(frozen=True)
+class Plain(VisualWords):
+    "A classifier whose network says nothing of poolings or words."
+    name = 'plain'
+
+    def network(self, classes, first=False):
+        return Untold(super().network(classes, first))
+
+
+class Untold(torch.nn.Module):
+    def __init__(self, network: WordClassifier):
+        super().__init__()
+        self.inner = network
+
+
+def test_a_network_is_asked_what_it_has(begun):
+    plain = replace(begun.config.system, classifier=Plain(RANDOM, SHORT))
+    this = Run(replace(begun.config, system=plain))
+    save_model(this.system.classifier.network(len(this.classes)), this.root/'classifier')
+    assert not has_words(this)
+    with pytest.raises(InputError, match='its classifier has no pooling'):
+        pooling_network(this)
+    with pytest.raises(InputError, match='this run has no visual words'):
+        draw_words(this)
+
+
+def test_words_are_parts_of_shapes_alone(begun, shapes, tmp_path):
+    save_model(begun.system.classifier.network(len(begun.classes)), begun.root/'classifier')
+    path, found = draw_words(begun, words=3, patches=4, photos=5)
+    assert found.counts.shape == (5, 8)
+    with Image.open(path) as picture:
+        assert picture.width == 190 + 4 * 68
+    assert all(0 < word.share <= 1 for word in word_parts(begun, found, least=1))
+    other = make_shapes(tmp_path/'no shapes', train=6, val=2, size=64)
+    (other/'shapes.json').unlink()
+    elsewhere = Run(replace(begun.config, data=other))
+    elsewhere.networks |= begun.networks
+    with pytest.raises(InputError, match='shapes'):
+        word_parts(elsewhere, found)
+
+
+def test_an_empty_log_has_no_curves(tmp_path):
+    (tmp_path/'log.csv').write_text('step,epoch,rate,total\n')
+    assert read_log(tmp_path/'log.csv') == ([], {})
+
+
+def test_a_figure_of_a_run_is_written_whole_or_not_at_all(whole, monkeypatch):
+    path = draw_curves(whole)
+    before = path.read_bytes()
+    monkeypatch.setattr('wsss_nb.figures.plot_log', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        draw_curves(whole)
+    assert path.read_bytes() == before
+
+
+def test_what_was_not_measured_is_a_dash(begun):
+    assert measured_tables(begun).startswith('<p>Nothing')
+    begun.metrics = {'cam': {'train': {'images': 3, 'miou': None, 'background': .4, 'iou': {}}}}
+    assert '<td>-</td><td>0.40</td>' in measured_tables(begun)

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from wsss_nb.backbones import Backbone
-from wsss_nb.classifier import VisualWords, WordClassifier, tag_loss
+from wsss_nb.classifier import WordClassifier, tag_loss
+from wsss_nb.visual_words import VisualWords
 from wsss_nb.files import InputError
 from wsss_nb.loaders import Batch
 from wsss_nb.pooling import POOLINGS

@@ -11,7 +11,8 @@ from wsss_nb.loaders import Batch
 from wsss_nb.methods import System
 from wsss_nb.prediction import PredictionSettings
 from wsss_nb.refiners import NoRefiner
-from wsss_nb.training import TrainingSettings, Trained
+from wsss_nb.training import TrainingSettings
+from wsss_nb.work import Trained
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from wsss_nb.irn import IRN, boundary_displacement_loss, irn_labels, propagate, 
 from wsss_nb.photos import write_mask
 from wsss_nb.refiners import Walking
 from wsss_nb.shapes import make_shapes
-from wsss_nb.training import Lead, Machine, TrainingSettings, Work
+from wsss_nb.training import Machine, TrainingSettings
+from wsss_nb.work import Lead, Work
 from wsss_nb.voc import VOCFolder
 
 

@@ -22,7 +22,8 @@ from wsss_nb.refiners import (DenseCRF, NoRefiner, SureLabels, TrueMasks, Walkin
                               sure_scores, write_labels)
 from wsss_nb.settings import check_settings
 from wsss_nb.shapes import make_shapes
-from wsss_nb.training import Lead, Machine, TrainingSettings, Work, looking
+from wsss_nb.training import Machine, TrainingSettings
+from wsss_nb.work import Lead, Work, looking
 from wsss_nb.voc import VOCFolder
 
 SMALL = TrainingSettings(epochs=1, batch_size=2)

@@ -27,7 +27,8 @@ from .photos import IGNORE
 from .random_walk import (feature_affinity, feature_transition, pair_kinds, pair_mean,
                                  walk)
 from .refiners import TOLERANCE, Seen, Walking
-from .training import At, Work, whole_targets
+from .training import At, whole_targets
+from .work import Work
 
 # %% ../nbs/26_affinity.ipynb #a80df5b5
 def power_of(

@@ -25,7 +25,7 @@ from .files import Fault, InputError, whole_file
 from .loaders import normalise
 from .photos import Photos
 from .settings import not_among, wrong_scales
-from .training import Maker, Work
+from .work import Maker, Work
 
 # %% ../nbs/20_cam.ipynb #cabb8710
 def strided_size(

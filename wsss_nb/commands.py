@@ -9,7 +9,7 @@ __all__ = ['Positional', 'Folder', 'Stage', 'SystemName', 'Masks', 'Row', 'metho
            'contact', 'figures', 'report', 'explore', 'compare', 'storage', 'TableOfRuns', 'TableA', 'TableC',
            'ablation', 'table_with', 'export', 'submit', 'onnx', 'system_named', 'find_command']
 
-# %% ../nbs/91_commands.ipynb #fe3f8b6c
+# %% ../nbs/91_commands.ipynb #17581cde
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Annotated, Any, Callable, Literal, Union
 
 import tyro
 
-from . import explorer_page, export as exporting, new_photos, onnx as networks, server
-from . import figures as drawings, measuring, pipeline, sheets, tables
+from . import explorer_page, export as exporting, figures as drawings, measuring
+from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
+from . import tables
 from .datasets import check_photos, open_photos, summarise_photos
 from .files import InputError, write_json
 from .methods import STAGES, System
@@ -29,7 +30,7 @@ from .shapes import make_shapes
 from .systems import ABLATION, SYSTEMS, describe_systems, known_methods, open_run
 from .download import download_voc2012
 
-# %% ../nbs/91_commands.ipynb #1b8de673
+# %% ../nbs/91_commands.ipynb #720aa594
 def method_choices(
     default: Any,              # the method of the system; None: it has none
     named: dict[str, type],    # methods of that role, by name
@@ -59,7 +60,7 @@ def system_options(
     parts.append(('prediction', PredictionSettings, prediction))
     return dataclasses.make_dataclass('Options', parts, frozen=True)
 
-# %% ../nbs/91_commands.ipynb #493717ea
+# %% ../nbs/91_commands.ipynb #9073b8c5
 Positional = tyro.conf.Positional
 Folder = Annotated[Path, tyro.conf.arg(metavar='DIR')]
 Stage = Literal[STAGES]
@@ -86,7 +87,7 @@ class RunOptions:
         source = SYSTEMS[self.system].source
         return Config(**values | {'system': System(source, **named)})
 
-# %% ../nbs/91_commands.ipynb #46f5a346
+# %% ../nbs/91_commands.ipynb #3a0dcae5
 def print_metrics(run: Run) -> None:
     "Print what a run has measured, and where its pictures are."
     if 'cam' in run.metrics or 'segmentation' in run.metrics:
@@ -112,7 +113,7 @@ def run_with(
         print(f'{config.out}: done')
     return run
 
-# %% ../nbs/91_commands.ipynb #9c8b968f
+# %% ../nbs/91_commands.ipynb #7ea88325
 def do_stage(
     name: str,   # of STAGES
     root: Path,  # folder of a run
@@ -145,7 +146,7 @@ def segment(
     "Train the segmenter of a run."
     do_stage('segment', root)
 
-# %% ../nbs/91_commands.ipynb #50798915
+# %% ../nbs/91_commands.ipynb #90f6ef41
 def changed_prediction(
     run: Run,
     **asked: Any,    # settings of the prediction; None: as the run has it
@@ -188,7 +189,7 @@ def predict(
     more = ', and coco.json' if coco else ''
     print(f'{out}: {len(sizes)} {masks}, and the photos under them in overlays{more}')
 
-# %% ../nbs/91_commands.ipynb #13a12c45
+# %% ../nbs/91_commands.ipynb #1ac3f2d0
 def percent(share: float) -> str:
     "A share in percent, with one decimal."
     return f'{100 * share:.1f}'
@@ -226,7 +227,7 @@ def evaluate(
     if out:
         write_json(out, metrics)
 
-# %% ../nbs/91_commands.ipynb #6b130b58
+# %% ../nbs/91_commands.ipynb #df266088
 def branch_with(
     refiners: dict[str, type],   # methods by name
 ) -> Callable:                   # the command `branch`
@@ -247,7 +248,7 @@ def branch_with(
         print(tables.table([source, open_run(out)]))
     return branch
 
-# %% ../nbs/91_commands.ipynb #7375790a
+# %% ../nbs/91_commands.ipynb #116b37cb
 def shapes(
     root: Positional[Folder],  # folder to make
     train: int = 240,          # photos to train on
@@ -283,7 +284,7 @@ def check(
         raise InputError(f'{root}: {len(faults)} fault{several}, listed above')
     print('no faults')
 
-# %% ../nbs/91_commands.ipynb #48fecb94
+# %% ../nbs/91_commands.ipynb #f3bf151b
 def words(
     data: Path,                   # a data set, as in `wsss_nb run`
     images: Path | None = None,   # photos of a COCO file; None: looked for beside the file
@@ -308,7 +309,7 @@ def systems() -> None:
     "List the systems that `wsss_nb run --system` knows, with what they will cost on VOC."
     print(describe_systems())
 
-# %% ../nbs/91_commands.ipynb #11990449
+# %% ../nbs/91_commands.ipynb #9839d2cd
 Masks = Annotated[Literal['predictions', 'pseudo'], tyro.conf.arg(name='from')]
 
 def contact(
@@ -334,7 +335,7 @@ def figures(
     poolings, words, curves."""
     run = open_run(root)
     rest = [open_run(other) for other in others]
-    drawn, reasons = drawings.draw_all(run, photos)
+    drawn, reasons = reporting.draw_all(run, photos)
     for figure in drawn:
         print(f'{figure.path}: {figure.title.lower()}')
     if rest:
@@ -350,9 +351,9 @@ def report(
 ) -> None:
     """Write what a run did, measured and looks like into one file, report.html, that needs nothing
     but a browser."""
-    print(drawings.report(open_run(root)))
+    print(reporting.write_report(open_run(root)))
 
-# %% ../nbs/91_commands.ipynb #365ba88e
+# %% ../nbs/91_commands.ipynb #167a5445
 def explore(
     root: Positional[Folder],                # folder of a run
     other: Positional[Path | None] = None,   # folder of another run, shown beside it
@@ -385,7 +386,7 @@ def storage(
     print(f"best mIoU {100 * ours['miou']:.3f} instead of {100 * published['miou']:.3f}: "
           f"{100 * (ours['miou'] - published['miou']):+.3f} points")
 
-# %% ../nbs/91_commands.ipynb #e982adeb
+# %% ../nbs/91_commands.ipynb #27b94c4e
 @dataclass(frozen=True)
 class TableOfRuns:
     runs: Positional[tuple[Path, ...]]  # folders of runs
@@ -411,7 +412,7 @@ def ablation(
         found[variant] = replace(config, system=replace(config.system, classifier=classifier))
     return found
 
-# %% ../nbs/91_commands.ipynb #d7e569e3
+# %% ../nbs/91_commands.ipynb #4b6117df
 def table_with(
     name: str,       # a key of `SYSTEMS`
 ) -> Callable:       # the command `table`
@@ -444,7 +445,7 @@ def table_with(
         print(tables.table_of_runs(letter, [open_run(root) for root in which.runs]))
     return table
 
-# %% ../nbs/91_commands.ipynb #7979f171
+# %% ../nbs/91_commands.ipynb #d267c0ad
 def export(
     root: Positional[Folder],       # folder of a run
     format: Literal['png', 'coco', 'labelme'],  # PNG and classes.txt; run lengths; polygons
@@ -478,7 +479,7 @@ def onnx(
     print(f'{out}: the {network}; on random images of several sizes its answers differ by '
           f'{difference:.1g} at most')
 
-# %% ../nbs/91_commands.ipynb #4de43ea4
+# %% ../nbs/91_commands.ipynb #e2a37cc1
 def system_named(
     words: list[str],   # behind the command
 ) -> str:               # a key of `SYSTEMS`; an unknown one is left to tyro to refuse

@@ -16,7 +16,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from .methods import System, stages_of
-from .training import At, Trained
+from .training import At
+from .work import Trained
 
 # %% ../nbs/44_costs.ipynb #05410647
 class Count(NamedTuple):

@@ -32,7 +32,8 @@ from .photos import IGNORE, evenly, read_mask
 from .random_walk import (PairKinds, boundary_affinity, boundary_transition, check_size,
                                  directions, pair_kinds, pair_mean, seen_at, walk)
 from .refiners import TOLERANCE, Seen, Walking
-from .training import At, Maker, Work, looking, process, progress, save_model, whole_targets
+from .training import At, process, progress, save_model, whole_targets
+from .work import Maker, Work, looking
 
 # %% ../nbs/27_irn.ipynb #5dcbf1df
 def irn_labels(

@@ -17,7 +17,7 @@ from torch import nn
 
 from .cam import CAM
 from .prediction import PredictionSettings
-from .training import Lead, Maker, Work
+from .work import Lead, Maker, Work
 
 # %% ../nbs/40_methods.ipynb #9c1663e7
 class ClassifierMethod(Protocol):

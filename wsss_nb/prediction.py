@@ -27,7 +27,7 @@ from .loaders import normalise
 from .photos import at_most, image_size, read_image, write_mask
 from .pictures import draw_overlay
 from .settings import not_positive, wrong_scales
-from .training import Maker, in_workers, looking
+from .work import Maker, in_workers, looking
 
 # %% ../nbs/32_prediction.ipynb #9401d074
 def window_weights(
@@ -330,11 +330,10 @@ def see_photos(
     photos: Mapping[str, Path],    # name -> photo
     settings: PredictionSettings,  # how it looks
     workers: int,                  # processes that read photos
-    what: str,                     # for the progress bar
 ) -> Iterator[Seen]:               # in order
     "Photos as the network sees them. Raises `InputError` for one that is too large for a CRF."
     maker = prediction_maker(model, settings, NamedPhotos(photos))
-    for name, logits in looking(maker, list(photos), workers, what):
+    for name, logits in looking(maker, list(photos), workers, None):
         if settings.crf:
             size = image_size(photos[name])
             check_crf(size, len(logits[0]), settings.longest, photos[name])
@@ -353,7 +352,7 @@ def write_masks(
 ) -> None:
     """Write the mask of every photo. Raises `InputError` for a photo that can't be read or is too
     large for a CRF; masks that are written by then stay."""
-    seen = see_photos(model, photos, settings, workers, what)
+    seen = see_photos(model, photos, settings, workers)
     finish = Finish(Path(masks), settings, overlays, classes)
-    for _ in in_workers(finish, seen, workers, f'{what}: masks', len(photos)):
+    for _ in in_workers(finish, seen, workers, what, len(photos)):
         pass

@@ -28,8 +28,8 @@ from .files import Fault, InputError, read_json, write_json
 from .loaders import Augmentation, Batch, MaskedCrops, normalise
 from .metrics import BackgroundSweep
 from .photos import Photos, at_most, evenly, write_mask
-from .training import (Lead, Maker, Trained, TrainingSettings, Work, in_workers, looking,
-                              process)
+from .training import TrainingSettings, process
+from .work import Lead, Maker, Trained, Work, in_workers, looking
 
 # %% ../nbs/24_refiners.ipynb #a8b94218
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from .deeplab import DeepLabLargeFOV, DeepLabV2
 from .loaders import Augmentation, Batch, MaskedCrops, on_grid
 from .photos import IGNORE
 from .settings import not_positive, wrong_scales
-from .training import (OPTIMISERS, At, Lead, Trained, TrainingSettings, Work, process,
-                              whole_targets)
+from .training import OPTIMISERS, At, TrainingSettings, process, whole_targets
+from .work import Lead, Trained, Work
 
 # %% ../nbs/31_segmentation.ipynb #f04cb527
 def pixel_loss(

@@ -15,7 +15,7 @@ from pathlib import Path
 from .affinity import Affinity
 from .backbones import BackboneSettings
 from .cam import MultiScale
-from .classifier import VisualWords
+from .visual_words import VisualWords
 from .costs import TFLOPS, expected_costs
 from .files import InputError
 from .irn import IRN

@@ -133,8 +133,10 @@ def markdown(
     lines: list[dict[str, str]],   # column -> cell, at least one line, the same columns in each
 ) -> str:
     "A table in Markdown, its columns aligned."
-    widths = {column: max(len(line[column]) for line in lines) for column in lines[0]}
-    widths = {column: max(len(column), width) for column, width in widths.items()}
+    widths = {column: len(column) for column in lines[0]}
+    for line in lines:
+        for column, cell in line.items():
+            widths[column] = max(widths[column], len(cell))
     rule = {column: '-' * width for column, width in widths.items()}
     rows = [dict(zip(widths, widths)), rule, *lines]
     written = []

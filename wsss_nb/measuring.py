@@ -23,6 +23,7 @@ from .metrics import BackgroundSweep, ConfusionMatrix
 from .photos import IGNORE, Photos, evenly, read_mask
 from .prediction import PredictionSettings, write_masks
 from .run import Run
+from .settings import check_settings
 from .training import progress
 from .work import Maker, looking
 
@@ -269,12 +270,13 @@ def evaluate_elsewhere(
     prediction: PredictionSettings | None = None,   # how masks are drawn; None: as the run does
 ) -> dict:                 # 'segmentation', and 'cam' of a run that has such, each by split
     """Measure a run on other photos, as metrics.json has it. Raises `InputError` if the classes
-    differ, truths are missing, or the run isn't finished."""
+    differ, truths are missing, settings can't work, or the run isn't finished."""
+    settings = run.system.prediction if prediction is None else prediction
+    check_settings(settings)
     check_elsewhere(run, photos)
     found = {}
     if 'cams' in run.stages:
         found['cam'] = {split: measure_new_cams(run, photos)}
-    settings = run.system.prediction if prediction is None else prediction
     return found | {'segmentation': {split: measure_predictions(run, photos, settings)}}
 
 # %% ../nbs/42_measuring.ipynb #446cebeb

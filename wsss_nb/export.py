@@ -6,7 +6,7 @@
 __all__ = ['FORMS', 'simplified', 'outlines', 'cut_open', 'regions', 'labelme_shape', 'labelme', 'Handed', 'masks_of',
            'numbers_of', 'write_png', 'write_annotations', 'write_polygons', 'export']
 
-# %% ../nbs/61_export.ipynb #a29b241e
+# %% ../nbs/61_export.ipynb #ff7dc2fa
 import os
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ from .pipeline import MADE_BY
 from .run import Run
 from .training import progress
 
-# %% ../nbs/61_export.ipynb #d54279c8
+# %% ../nbs/61_export.ipynb #576df197
 def simplified(
     ring: np.ndarray,    # float (n, 2), x first, whole numbers; the last point is the first one
     tolerance: float,    # how far the result may be from it, pixels; 0: keep every corner
@@ -35,12 +35,13 @@ def simplified(
     cleaned = line.cleaned(simplify=tolerance > 0).vertices
     return cleaned[:-2]    # without its end, which is its beginning, and matplotlib's mark
 
+# %% ../nbs/61_export.ipynb #018389d1
 def outlines(
     region: np.ndarray,      # bool (H, W), at least one pixel
     tolerance: float = .5,   # see `simplified`
 ) -> list[list[np.ndarray]]: # for each part that hangs together: its rings, float (n, 2), x first
-    """The outlines of a region, in pixels. The first ring of a part is outside, the others are around
-    holes. Rings of fewer than three points, of a single pixel or a straight line, are left out."""
+    """The outlines of a region, in pixels. The first ring of a part is outside, the others are
+    around holes. Rings of fewer than three points, such as that of a line, are left out."""
     from contourpy import FillType, contour_generator
     padded = np.pad(region, 1).astype(float)
     generator = contour_generator(z=padded, fill_type=FillType.OuterOffset)
@@ -57,7 +58,7 @@ def outlines(
             found.append(rings)
     return found
 
-# %% ../nbs/61_export.ipynb #9dec26ba
+# %% ../nbs/61_export.ipynb #2a46edce
 def cut_open(
     rings: list[np.ndarray],  # of a part, from `outlines`
 ) -> np.ndarray:              # float (n, 2)
@@ -70,7 +71,7 @@ def cut_open(
         ring = np.concatenate([ring[:i + 1], hole[j:], hole[:j + 1], ring[i:]])
     return ring
 
-# %% ../nbs/61_export.ipynb #eb88142d
+# %% ../nbs/61_export.ipynb #0e9fdb23
 def regions(
     labels: np.ndarray,  # label map uint8 (H, W)
 ) -> np.ndarray:         # int32 (H, W): 0 for background and what doesn't count, then 1, 2, ...
@@ -83,6 +84,7 @@ def regions(
         numbers[own > 0] = own[own > 0] + numbers.max()
     return numbers
 
+# %% ../nbs/61_export.ipynb #1bfd9096
 def labelme_shape(
     name: str,            # of the class
     ring: np.ndarray,     # float (n, 2), x first, pixels
@@ -91,6 +93,7 @@ def labelme_shape(
     return {'label': name, 'points': ring.tolist(), 'group_id': None, 'description': '',
             'shape_type': 'polygon', 'flags': {}, 'mask': None}
 
+# %% ../nbs/61_export.ipynb #0a25c96a
 def labelme(
     photo: str,              # path of the photo, as seen from the file
     labels: np.ndarray,      # label map uint8 (H, W)
@@ -106,7 +109,7 @@ def labelme(
     return {'version': '5.5.0', 'flags': {}, 'shapes': shapes, 'imagePath': photo,
             'imageData': None, 'imageHeight': height, 'imageWidth': width}
 
-# %% ../nbs/61_export.ipynb #f5085ba5
+# %% ../nbs/61_export.ipynb #14341de3
 class Handed(NamedTuple):
     "A mask that is handed out."
     name: str             # of the photo, without ending
@@ -114,6 +117,7 @@ class Handed(NamedTuple):
     mask: Path            # label map, PNG
     place: int | None     # among the photos to learn from, for a pseudo mask; None: a prediction
 
+# %% ../nbs/61_export.ipynb #3dbe3429
 def masks_of(
     run: Run,
     masks: str,       # 'predictions' or 'pseudo'
@@ -129,6 +133,7 @@ def masks_of(
             found[name] = Handed(name, photos.path(i), path, place)
     return list(found.values())
 
+# %% ../nbs/61_export.ipynb #51372093
 def numbers_of(
     run: Run,
     handed: Handed,
@@ -140,8 +145,13 @@ def numbers_of(
         things = run.system.refiner.things(run.work('refiner'), handed.place)
     return regions(labels) if things is None else things
 
-# %% ../nbs/61_export.ipynb #dbbf2170
-def write_png(run: Run, handed: Sequence[Handed], folder: Path, out: Path) -> None:
+# %% ../nbs/61_export.ipynb #02d8a369
+def write_png(
+    run: Run,
+    handed: Sequence[Handed],   # the masks
+    folder: Path,               # to write to
+    out: Path,                  # what the folder will be called
+) -> None:
     "Write masks/<id>.png in VOC's colours, and classes.txt."
     (folder/'masks').mkdir()
     for mask in progress(handed, 'masks for png'):
@@ -149,7 +159,13 @@ def write_png(run: Run, handed: Sequence[Handed], folder: Path, out: Path) -> No
         shutil.copyfile(mask.mask, folder/'masks'/mask.mask.name)
     (folder/'classes.txt').write_text('\n'.join(run.classes) + '\n', encoding='utf-8')
 
-def write_annotations(run: Run, handed: Sequence[Handed], folder: Path, out: Path) -> None:
+# %% ../nbs/61_export.ipynb #4a123830
+def write_annotations(
+    run: Run,
+    handed: Sequence[Handed],   # the masks
+    folder: Path,               # to write to
+    out: Path,                  # what the folder will be called
+) -> None:
     "Write annotations.json: a region or thing an annotation, as run lengths."
     annotations = []
     sizes = []
@@ -160,17 +176,24 @@ def write_annotations(run: Run, handed: Sequence[Handed], folder: Path, out: Pat
     names = [mask.photo.name for mask in handed]
     write_coco(folder/'annotations.json', names, sizes, run.classes, annotations)
 
-def write_polygons(run: Run, handed: Sequence[Handed], folder: Path, out: Path) -> None:
+# %% ../nbs/61_export.ipynb #910436ef
+def write_polygons(
+    run: Run,
+    handed: Sequence[Handed],   # the masks
+    folder: Path,               # to write to
+    out: Path,                  # what the folder will be called
+) -> None:
     "Write <id>.json with polygons, for the photos where they are."
     for mask in progress(handed, 'masks for labelme'):
         labels = read_mask(mask.mask, len(run.classes))
         photo = Path(os.path.relpath(mask.photo, out)).as_posix()
         write_json(folder/f'{mask.name}.json', labelme(photo, labels, run.classes))
 
-# %% ../nbs/61_export.ipynb #9700fc5a
+# %% ../nbs/61_export.ipynb #13fbaab6
 FORMS: dict[str, Callable[[Run, Sequence[Handed], Path, Path], None]] = {
     'png': write_png, 'coco': write_annotations, 'labelme': write_polygons}
 
+# %% ../nbs/61_export.ipynb #c66f4167
 def export(
     run: Run,
     form: str,          # a key of `FORMS`: 'png', 'coco' or 'labelme'

@@ -25,7 +25,7 @@ from .files import InputError, write_json
 from .methods import STAGES, System
 from .prediction import PredictionSettings
 from .run import Config, Run
-from .settings import check_settings, method_name
+from .settings import check_settings
 from .shapes import make_shapes
 from .systems import ABLATION, SYSTEMS, describe_systems, known_methods, open_run
 from .download import download_voc2012
@@ -42,9 +42,7 @@ def method_choices(
         choices.append(Annotated[kind, tyro.conf.subcommand(name, default=value)])
     if default is None:
         choices.append(Annotated[None, tyro.conf.subcommand('nothing')])
-    if len(choices) == 1:
-        return next(iter(named.values()))
-    return Union[tuple(choices)]
+    return Union[tuple(choices)] if len(choices) > 1 else next(iter(named.values()))
 
 def system_options(
     system: System,   # whose settings are the default values
@@ -185,13 +183,11 @@ def predict(
     settings = changed_prediction(run, **asked)
     found = new_photos.find_photos(photos)
     sizes = new_photos.predict_photos(run, found, out, settings, coco, workers=workers)
-    masks = 'mask' if len(sizes) == 1 else 'masks'
     more = ', and coco.json' if coco else ''
-    print(f'{out}: {len(sizes)} {masks}, and the photos under them in overlays{more}')
+    print(f'{out}: masks of {len(sizes)} photos, the photos under them in overlays{more}')
 
 # %% ../nbs/91_commands.ipynb #1ac3f2d0
 def percent(share: float) -> str:
-    "A share in percent, with one decimal."
     return f'{100 * share:.1f}'
 
 def evaluate(
@@ -321,7 +317,7 @@ def contact(
     classes."""
     paths = sheets.draw_contact(open_run(root), masks, photos)
     if not paths:
-        stage = pipeline.MADE_BY[masks][1]
+        stage = measuring.MADE_BY[masks][1]
         raise InputError(f'{root}: no photo has a mask in {masks} yet; make them with '
                          f'`wsss_nb {stage} {root}`')
     print(*paths, sep='\n')
@@ -360,10 +356,8 @@ def explore(
     port: int = 8866,                        # of the page's address
 ) -> None:
     "Look around in a run, or in two side by side, in a browser; until Ctrl-C."
-    for folder in (root, other):
-        if folder is not None:
-            open_run(folder)
-    explorer_page.serve(root, other, port)
+    beside = None if other is None else open_run(other)
+    explorer_page.serve(open_run(root), beside, port)
 
 def compare(
     runs: Positional[tuple[Path, ...]],  # folders of runs

@@ -17,7 +17,7 @@ import numpy as np
 from .coco import coco_annotations, write_coco
 from .files import Fault, InputError, write_json
 from .photos import IGNORE, read_mask
-from .pipeline import MADE_BY
+from .measuring import MADE_BY
 from .run import Run
 from .training import progress
 

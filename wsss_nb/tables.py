@@ -88,10 +88,13 @@ def describe_method(
     "A method's name, and its settings that aren't its defaults; without those of its networks."
     if method is None:
         return '-'
-    parts = {name: value for name, value in to_json(method).items()
-             if not isinstance(value, dict)}
     default = to_json(type(method)())
-    return ', '.join([method_name(method), *changed(parts, default)[:3]])
+    own = {}
+    for name, value in to_json(method).items():
+        # ranges that follow the photos and settings of networks would fill the table
+        if not isinstance(value, (dict, list)):
+            own[name] = value
+    return ', '.join([method_name(method), *changed(own, default)])
 
 # %% ../nbs/50_tables.ipynb #f8992016
 def table_line(
@@ -100,8 +103,7 @@ def table_line(
     "What a run has measured: mIoU in percent, background score, minutes."
     metrics = this.metrics
     system = this.config.system
-    decided = replace(system.classifier, long_side=None) if system.classifier else None
-    line = {'run': this.root.name, 'classifier': describe_method(decided),
+    line = {'run': this.root.name, 'classifier': describe_method(system.classifier),
             'refiner': system.refiner.name, 'seed': str(this.config.seed)}
     columns = {'CAM': ('cam', this.train_split), 'pseudo mask': ('pseudo', this.train_split),
                'segmentation': ('segmentation', this.val_split)}

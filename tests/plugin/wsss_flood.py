@@ -15,7 +15,7 @@ class Flood(Refiner):
     colour: float = 12.0  # largest difference of colour that they cross, of 255
 
     def faults(self):
-        return super().faults() + not_positive(self, 'rounds', 'colour')
+        return not_positive(self, 'rounds', 'colour')
 
     def labels(self, work, i, image, cam, background):
         labels = cam.to_labels(background, image.size[::-1])

@@ -6,7 +6,7 @@
 __all__ = ['SIZES', 'OUTPUTS', 'padded_convolution', 'fix_padding', 'check_onnx', 'difference_of', 'largest_difference',
            'onnx_program', 'write_onnx', 'TagsAndMaps', 'export_onnx']
 
-# %% ../nbs/63_onnx.ipynb #bfa59e62
+# %% ../nbs/63_onnx.ipynb #0cd24468
 import copy
 import importlib.util
 import inspect
@@ -23,7 +23,7 @@ from .files import Fault, InputError, whole_file, write_json
 from .pipeline import describe
 from .run import Run
 
-# %% ../nbs/63_onnx.ipynb #c4184515
+# %% ../nbs/63_onnx.ipynb #d8144333
 def padded_convolution(
     layer: Conv2dSame,    # whose padding depends on the size of the image
 ) -> nn.Sequential:       # whose padding doesn't; with the same weights
@@ -39,6 +39,7 @@ def padded_convolution(
     sides = (width // 2, width - width // 2, height // 2, height - height // 2)
     return nn.Sequential(nn.ZeroPad2d(sides), plain)
 
+# %% ../nbs/63_onnx.ipynb #e0a23610
 def fix_padding(
     network: nn.Module,   # changed in place
 ) -> nn.Module:           # the same
@@ -51,7 +52,7 @@ def fix_padding(
             fix_padding(layer)
     return network
 
-# %% ../nbs/63_onnx.ipynb #c6b6ad86
+# %% ../nbs/63_onnx.ipynb #c3e167bf
 def check_onnx() -> None:
     "Raise `InputError` with what to install where ONNX files can't be written."
     absent = [name for name in ('onnx', 'onnxscript', 'onnxruntime')
@@ -62,7 +63,7 @@ def check_onnx() -> None:
         raise InputError(f"an ONNX file needs {', '.join(absent)}; "
                          "`pip install 'wsss_nb[onnx]'` installs it")
 
-# %% ../nbs/63_onnx.ipynb #138389b7
+# %% ../nbs/63_onnx.ipynb #891c0656
 def difference_of(
     wanted: torch.Tensor,  # the network's answer
     found: torch.Tensor,   # the file's
@@ -73,6 +74,7 @@ def difference_of(
     largest = (wanted - found).abs().max() / wanted.abs().max().clamp(min=1)
     return largest.nan_to_num(math.inf).item()
 
+# %% ../nbs/63_onnx.ipynb #9e6acef4
 SIZES = ((1, 4, 6), (2, 7, 3), (3, 1, 2), (1, 12, 9))   # images; height and width in multiples
 
 def largest_difference(
@@ -81,15 +83,14 @@ def largest_difference(
     multiple: int,        # of height and width, pixels
     sizes: Sequence[tuple[int, int, int]] = SIZES,
 ) -> float:               # over all outputs, images and sizes; see `difference_of`
-    """How far the answers of an ONNX file are from those of the network, on random images of several
-    sizes."""
+    """How far the answers of an ONNX file are from those of the network, on random images of
+    several sizes."""
     import onnxruntime
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     generator = torch.Generator().manual_seed(0)
     found = [0.]
     for count, height, width in sizes:
-        size = (count, 3, height * multiple, width * multiple)
-        images = torch.randn(size, generator=generator)
+        images = torch.randn(count, 3, height * multiple, width * multiple, generator=generator)
         with torch.inference_mode():
             wanted = network(images)
         wanted = [wanted] if isinstance(wanted, torch.Tensor) else wanted
@@ -98,7 +99,7 @@ def largest_difference(
             found.append(difference_of(ours, torch.from_numpy(theirs)))
     return max(found)
 
-# %% ../nbs/63_onnx.ipynb #6c7922f8
+# %% ../nbs/63_onnx.ipynb #cdc2fb41
 def onnx_program(
     network: nn.Module,       # on the CPU, in evaluation mode
     outputs: Sequence[str],   # names of what it gives
@@ -115,7 +116,7 @@ def onnx_program(
             fix_padding(copy.deepcopy(network)), (images,), dynamo=True, verbose=False,
             input_names=['images'], output_names=list(outputs), dynamic_shapes=(free,))
 
-# %% ../nbs/63_onnx.ipynb #2391af83
+# %% ../nbs/63_onnx.ipynb #10d3c0ed
 def write_onnx(
     network: nn.Module,       # images (B, 3, H, W) -> tensor, or several; stays as it is
     path: str | Path,         # .onnx to write
@@ -138,7 +139,7 @@ def write_onnx(
                                    'of torch or onnxscript'))
     return difference
 
-# %% ../nbs/63_onnx.ipynb #3288b793
+# %% ../nbs/63_onnx.ipynb #81c5002f
 class TagsAndMaps(nn.Module):
     "A classifier as it goes out: class maps (B, C, h, w), and logits of the tags (B, C)."
     def __init__(
@@ -159,7 +160,7 @@ OUTPUTS = {
         'logits': '(batch, 1 + classes, height / output_stride, width / output_stride); resize '
                   'to the image, then the argmax over labels: 0 is background'}}
 
-# %% ../nbs/63_onnx.ipynb #402a29f9
+# %% ../nbs/63_onnx.ipynb #0a8e31ed
 def export_onnx(
     run: Run,
     role: str,          # of the network: 'classifier' or 'segmenter'

@@ -66,6 +66,8 @@ def test_names_that_cannot_be_written_are_told(run, tmp_path):
     (tmp_path/'model.json').write_text('{}')
     with pytest.raises(InputError, match='model.json: there is a file already'):
         export_onnx(run, 'segmenter', tmp_path/'model.onnx')
+    with pytest.raises(InputError, match='its folder is not there'):
+        export_onnx(run, 'segmenter', tmp_path/'no'/'segmenter.onnx')
     assert [path.name for path in tmp_path.iterdir()] == ['model.json']
 
 

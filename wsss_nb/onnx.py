@@ -170,12 +170,14 @@ def export_onnx(
     the answers of the file differ by 0.001 or more."""
     out = Path(out)
     check_onnx()
-    network = run.network(role)
     if out.suffix != '.onnx':
         raise InputError(Fault(out, 'this is not the name of an ONNX file', 'Let it end in .onnx'))
+    if not out.absolute().parent.is_dir():
+        raise InputError(Fault(out, 'its folder is not there', 'Make it first'))
     for path in (out, out.with_suffix('.json')):
         if path.exists():
             raise InputError(Fault(path, 'there is a file already', 'Name a new one'))
+    network = run.network(role)
     card = describe(run, role, network)
     outputs = OUTPUTS[role]
     goes_out = TagsAndMaps(network) if role == 'classifier' else network

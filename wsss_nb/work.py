@@ -44,7 +44,8 @@ def in_workers(
         return
     loader = Loader(Asked(function), workers, sampler=items, batch_size=None)
     try:
-        yield from raised(loader if what is None else progress(loader, what, total))
+        results = iter(loader)   # once: a bar would do it twice, and lose what was begun
+        yield from raised(results if what is None else progress(results, what, total))
     except RuntimeError as error:
         if 'DataLoader worker' not in str(error):
             raise
@@ -78,7 +79,7 @@ def looking(
 ) -> Iterator[tuple]:         # (place, answer), in order
     "Ask a maker for each of some photos."
     seen = in_workers(maker.views, places, workers, what)
-    for place, views in zip(places, seen):
+    for views, place in zip(seen, places):   # in this order, the workers come to their end
         yield place, maker.see(views)
 
 # %% ../nbs/18_work.ipynb #ea7122fa

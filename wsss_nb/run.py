@@ -170,12 +170,14 @@ class Run:
 
     def work(self, folder: str, photos: Photos | None = None) -> Work:
         "What a method gets that works in a folder of this run; on its photos, or on others."
+        # other photos have no maps here, and need none of this run's photos
+        cams = self.cams if photos is None else None
         photos = self.photos if photos is None else photos
         network = None
         if folder == 'segmenter' and 'classifier' in self.system.segmenter.reads:
             network = self.network('classifier')
         return Work(photos, self.root/folder, self.machine, self.config.seed, self.config.longest,
-                    self.cams, self.background, self.root/'pseudo', network)
+                    cams, self.background, self.root/'pseudo', network)
 
     def network(self, role: str) -> nn.Module:
         "The trained 'classifier' or 'segmenter', on the device. Raises `InputError` without it."

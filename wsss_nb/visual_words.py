@@ -77,7 +77,8 @@ def following(
     if self.long_side is not None:
         return decided
     side = max(decided.training.crop, lead.side)
-    return replace(decided, long_side=(round(5 / 8 * side), round(5 / 4 * side)))
+    shortest = max(32, round(5 / 8 * side))   # smaller photos than that show nothing
+    return replace(decided, long_side=(shortest, max(32, round(5 / 4 * side))))
 
 # %% ../nbs/19_visual_words.ipynb #7e60a9d4
 @patch

@@ -22,7 +22,7 @@ from torch import nn
 
 from .cam import StoredMaps
 from .files import Fault, InputError, whole_file, write_json
-from .measuring import MADE_BY, measure_cams, measure_masks
+from .measuring import MADE_BY, measure_cams, measure_masks, require_files
 from .methods import STAGES, RefinerMethod
 from .photos import write_mask
 from .prediction import write_masks
@@ -144,8 +144,7 @@ def refine(run: Run) -> None:
             remedy = f'Measure them with `wsss_nb cams {run.root}`'
             raise InputError(Fault(run.root/'metrics.json', 'the CAMs are not measured yet, so no '
                                    'background score is chosen', remedy))
-        for i in todo:
-            run.require(f'cams/{run.photos.ids[i]}.npz', 'cams')
+        require_files(run, 'cams', [run.photos.ids[i] for i in todo])
     maps = walk(run) if todo and reads_cams else None
     background = walked_background(run)
     work = run.work('refiner')
@@ -163,8 +162,7 @@ def refine(run: Run) -> None:
 def segment(run: Run) -> None:
     "Train the segmenter on the pseudo masks, or load it."
     if not run.has('segmenter/model.safetensors'):
-        for name in run.photos.ids:
-            run.require(f'pseudo/{name}.png', 'refine')
+        require_files(run, 'pseudo', run.photos.ids)
     train_network(run, 'segmenter')
 
 def predict(run: Run) -> None:
@@ -182,9 +180,9 @@ def predict(run: Run) -> None:
 # %% ../nbs/45_pipeline.ipynb #b4798844
 def evaluate(run: Run) -> None:
     "Measure what isn't measured yet, and draw the contact sheet and the examples."
-    for folder, (suffix, stage) in MADE_BY.items():
-        for name in run.photos.ids if stage in run.stages else ():
-            run.require(f'{folder}/{name}{suffix}', stage)
+    for folder, (_, stage) in MADE_BY.items():
+        if stage in run.stages:
+            require_files(run, folder, run.photos.ids)
     for stage in ('cams', 'refine', 'predict'):
         if stage in run.stages:
             STAGE[stage](run)
@@ -284,8 +282,7 @@ def branch(
     if not is_measured(source, 'cam'):
         raise InputError(Fault(source.root/'metrics.json', 'the CAMs are not measured yet',
                                f'Measure them with `wsss_nb cams {source.root}`'))
-    for name in source.photos.ids:
-        source.require(f'cams/{name}.npz', 'cams')
+    require_files(source, 'cams', source.photos.ids)
     new = start_run(branch_config(source, Path(out), refiner, background, workers))
     with process().main_process_first():
         shared = [*(source.root/'classifier').glob('*.*'), *(source.root/'cams').glob('*.npz')]

@@ -114,9 +114,9 @@ def test_a_method_takes_two_steps(method):
     network = value.network(3).train()
     example = value.example(3)
     assert isinstance(example, Batch) and example.images.shape == (2, 3, 96, 96)
-    rates = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.SGD(rates, lr=1e-3)
-    before = [p.detach().clone() for p in rates]
+    learning = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(learning, lr=1e-3)
+    before = [p.detach().clone() for p in learning]
     for step in range(2):
         images = torch.randn(example.images.shape, generator=torch.Generator().manual_seed(step))
         terms = value.loss(network, Batch(images, example.targets), At(step, 2, 1))
@@ -125,7 +125,7 @@ def test_a_method_takes_two_steps(method):
         if terms['total'].requires_grad:
             terms['total'].backward()
         optimiser.step()
-    assert any(not torch.equal(p, b) for p, b in zip(rates, before))
+    assert any(not torch.equal(p, b) for p, b in zip(learning, before))
 
 
 @pytest.mark.parametrize('name', ['words', 'baseline'])

@@ -20,7 +20,8 @@ from wsss_nb.loaders import Batch
 from wsss_nb.losses import word_loss
 from wsss_nb.shapes import make_shapes
 from wsss_nb.training import (At, Machine, Optimiser, TrainingSettings, check_loss,
-                              latest_checkpoint, train)
+                              latest_checkpoint, progress, train)
+from wsss_nb.work import in_workers
 
 ALONE = Machine(workers=0)
 
@@ -134,6 +135,23 @@ def test_settings_of_a_training_are_checked():
     assert Optimiser(-1.).faults() == ['learning_rate must be more than 0, not -1.0']
     assert Machine('fp8').faults() == ['precision must be no, bf16 or fp16, not fp8']
     assert replace(Machine(), workers=-1).faults() == ['workers must be 0 or more, not -1']
+
+
+def test_a_bar_begins_what_it_shows_once():
+    begun = []
+
+    class Photos:
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            begun.append(1)
+            return iter('ab')
+
+    bar = progress(Photos(), 'photos')
+    assert bar.total == 2
+    assert list(bar) == ['a', 'b'] and begun == [1]
+    assert list(in_workers(str, iter([1, 2]), 1, 'items made on the way', 2)) == ['1', '2']
 
 
 MEMORY = '''

@@ -163,6 +163,10 @@ def progress(
     unit: str = 'photo',          # what is counted
 ) -> tqdm:
     "A progress bar with rate and end time, shown by the main process only."
+    if total is None and hasattr(items, '__len__'):
+        total = len(items)
+    if items is not None:
+        items = iter(items)   # once: tqdm does it twice, and a loader would lose what it began
     return tqdm(items, desc=what, total=total, initial=first, unit=unit, dynamic_ncols=True,
                 disable=not process().is_main_process, bar_format=BAR)
 

@@ -44,8 +44,7 @@ def in_workers(
         return
     loader = Loader(Asked(function), workers, sampler=items, batch_size=None)
     try:
-        results = iter(loader)   # once: a bar would do it twice, and lose what was begun
-        yield from raised(results if what is None else progress(results, what, total))
+        yield from raised(loader if what is None else progress(loader, what, total))
     except RuntimeError as error:
         if 'DataLoader worker' not in str(error):
             raise

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'Stage', 'SystemName', 'Masks', 'Row', 'method_choices', 'system_options', 'RunOptions',
            'print_metrics', 'run_with', 'do_stage', 'classify', 'cams', 'refine', 'segment', 'changed_prediction',
-           'predict', 'percent', 'evaluate', 'branch_with', 'shapes', 'download', 'check', 'words', 'systems',
-           'contact', 'figures', 'report', 'explore', 'compare', 'storage', 'TableOfRuns', 'TableA', 'TableC',
-           'ablation', 'table_with', 'export', 'submit', 'onnx', 'system_named', 'find_command']
+           'predict', 'evaluate', 'branch_with', 'shapes', 'download', 'check', 'words', 'systems', 'contact',
+           'figures', 'report', 'explore', 'compare', 'storage', 'TableOfRuns', 'TableA', 'TableC', 'ablation',
+           'table_with', 'export', 'submit', 'onnx', 'system_named', 'find_command']
 
 # %% ../nbs/91_commands.ipynb #17581cde
 import dataclasses
@@ -24,6 +24,7 @@ from .datasets import check_photos, open_photos, summarise_photos
 from .files import InputError, write_json
 from .methods import STAGES, System
 from .prediction import PredictionSettings
+from .report import percent
 from .run import Config, Run
 from .settings import check_settings
 from .shapes import make_shapes
@@ -187,9 +188,6 @@ def predict(
     print(f'{out}: masks of {len(sizes)} photos, the photos under them in overlays{more}')
 
 # %% ../nbs/91_commands.ipynb #1ac3f2d0
-def percent(share: float) -> str:
-    return f'{100 * share:.1f}'
-
 def evaluate(
     root: Positional[Folder],     # folder of a run
     data: Path | None = None,     # measure on this data set instead of the run's own photos

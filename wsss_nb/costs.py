@@ -16,6 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from .methods import System, stages_of
+from .run import whole_side
 from .training import At
 from .work import Trained
 
@@ -139,7 +140,7 @@ def expected_costs(
 
     Settings that follow the photos follow photos of this size. Stages that train nothing and look
     at nothing are left out."""
-    system = system.following(min(512, 32 * math.ceil(max(size) / 32)))
+    system = system.following(whole_side(max(size)))
     trained = {'classify': system.classifier, 'refine': system.refiner, 'segment': system.segmenter}
     costs = {}
     for stage in stages_of(system):

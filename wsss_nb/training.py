@@ -251,7 +251,7 @@ class Log:
 
     def write(
         self,
-        at: 'At',                    # the step that was just taken
+        at: At,                      # the step that was just taken
         rate: float,                 # of the backbone
         values: Mapping[str, float], # terms of the loss
     ) -> None:

@@ -11,7 +11,7 @@ __all__ = ['Positional', 'Folder', 'Stage', 'SystemName', 'Masks', 'Row', 'metho
 
 # %% ../nbs/91_commands.ipynb #17581cde
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Callable, Literal, Union
 
@@ -25,7 +25,7 @@ from .files import InputError, write_json
 from .methods import STAGES, System
 from .prediction import PredictionSettings
 from .report import percent
-from .run import Config, Run
+from .run import Config, Run, RunSettings
 from .settings import check_settings
 from .shapes import make_shapes
 from .systems import ABLATION, SYSTEMS, describe_systems, known_methods, open_run
@@ -66,18 +66,10 @@ Stage = Literal[STAGES]
 SystemName = Literal[tuple(SYSTEMS)]
 
 @dataclass(frozen=True)
-class RunOptions:
-    "What every run is asked, besides its system."
-    data: Path             # a VOC folder, a folder with images/ and tags.csv, or a COCO file
-    out: Path              # the run's folder
+class RunOptions(RunSettings):
+    "What every run is asked, besides the settings of its system."
+    _: KW_ONLY
     system: SystemName = 'words'   # whose settings are the defaults; `wsss_nb systems` lists them
-    images: Path | None = None   # photos of a COCO file; None: looked for beside the file
-    train: str | None = None     # list to learn from; None: train_aug if there is one, else train
-    val: str | None = None       # list to measure on besides; None: val, if there is one
-    longest: int = 1024    # longer photos are worked on with a long side of so many pixels
-    precision: Literal['no', 'bf16', 'fp16'] = 'no'   # mixed precision
-    seed: int = 0          # of all that is drawn at random
-    workers: int = 2       # processes that read photos; without effect on the results
 
     def config(self, parts: Any) -> Config:
         "The configuration with these parts of a system."
@@ -473,26 +465,26 @@ def onnx(
 
 # %% ../nbs/91_commands.ipynb #e2a37cc1
 def system_named(
-    words: list[str],   # behind the command
+    arguments: list[str],   # behind the command
 ) -> str:               # a key of `SYSTEMS`; an unknown one is left to tyro to refuse
     "The system that a command line names, or else the default."
     named = 'words'
-    for word, after in zip(words, [*words[1:], '']):
-        if word == '--system':
+    for argument, after in zip(arguments, [*arguments[1:], '']):
+        if argument == '--system':
             named = after
-        if word.startswith('--system='):
-            named = word.partition('=')[2]
+        if argument.startswith('--system='):
+            named = argument.partition('=')[2]
     return named if named in SYSTEMS else 'words'
 
 def find_command(
     name: str,          # of a command
-    words: list[str],   # behind it
+    arguments: list[str],   # behind it
 ) -> Callable:          # for tyro
     "The function of a command."
     if name == 'run':
-        return run_with(system_named(words))
+        return run_with(system_named(arguments))
     if name == 'table':
-        return table_with(system_named(words))
+        return table_with(system_named(arguments))
     if name == 'branch':
         return branch_with(known_methods()['refiner'])
     return globals()[name]

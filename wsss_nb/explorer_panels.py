@@ -26,6 +26,7 @@ from .measuring import photo_miou
 from .photos import IGNORE, at_most, colour, evenly
 from .pictures import COLOURS, overlay_map
 from .run import Run
+from .tables import feature_maker
 from .word_figures import (PhotoWords, WordPlace, WordSearch, cut_patch, has_words,
                                   word_lift, words_of)
 
@@ -321,17 +322,17 @@ def look_for_words(
         return
     self.search = WordSearch(self.run, patches=9)     # of which one may be the photo's own
     places = evenly(len(self.run.photos), photos)
-    for done, i in enumerate(places, 1):
-        self.search.look(i)
+    for done, _ in enumerate(self.search.look(places), 1):
         yield done, len(places)
 
 @patch
 def photo_words(self: Explorer, photo: tuple[str, str]) -> PhotoWords:   # split and id
     "The words of a photo, looked at once."
     if self.last_words is None or self.last_words[0] != photo:
-        image = self.open(photo).photo
-        words = words_of(self.search.model, image, self.run.config.longest)
-        self.last_words = (photo, words)
+        split, name = photo
+        photos = self.splits[split]
+        maker = feature_maker(self.run, self.search.model, words_of, photos)
+        self.last_words = (photo, maker(list(photos.ids).index(name)))
     return self.last_words[1]
 
 # %% ../nbs/54_explorer_panels.ipynb #9750d744

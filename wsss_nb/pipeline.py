@@ -34,17 +34,17 @@ from .work import Lead, Work, in_workers, looking
 
 # %% ../nbs/45_pipeline.ipynb #97372a1f
 def describe(
-    run: Run,
+    this: Run,
     role: str,         # 'classifier' or 'segmenter'
     model: nn.Module,  # that network
 ) -> dict:
     "What whoever uses a network of a run must know, beside its tensors."
     backbone = model.backbone
-    method = run.system.parts()[role]
+    method = this.system.parts()[role]
     return {
         'network': role,
         'backbone': method.backbone.name,
-        'classes': list(run.classes),
+        'classes': list(this.classes),
         'input': 'RGB (batch, 3, height, width), values 0 to 1, less mean, over std',
         'mean': list(backbone.mean),
         'std': list(backbone.std),
@@ -53,36 +53,36 @@ def describe(
     }
 
 def train_network(
-    run: Run,
+    this: Run,
     role: str,   # 'classifier' or 'segmenter'
 ) -> None:
     "Train a network of a run, and describe it."
-    method = run.system.parts()[role]
-    model = method.train(run.work(role))
-    run.networks[role] = model
-    path = run.root/role/'model.json'
+    method = this.system.parts()[role]
+    model = method.train(this.work(role))
+    this.networks[role] = model
+    path = this.root/role/'model.json'
     if process().is_main_process and not path.exists():
-        write_json(path, describe(run, role, model))
+        write_json(path, describe(this, role, model))
 
-def classify(run: Run) -> None:
+def classify(this: Run) -> None:
     "Train the classifier, or load it."
-    train_network(run, 'classifier')
+    train_network(this, 'classifier')
 
 # %% ../nbs/45_pipeline.ipynb #9e7511bc
-def is_measured(run: Run, kind: str) -> bool:
+def is_measured(this: Run, kind: str) -> bool:
     "Whether a kind of mask of the training photos is measured, as far as they have truths."
-    return not run.photos.has_truth or run.train_split in run.metrics.get(kind, {})
+    return not this.photos.has_truth or this.train_split in this.metrics.get(kind, {})
 
-def cams(run: Run) -> None:
+def cams(this: Run) -> None:
     "Make the class activation maps of the training photos, and measure them."
-    todo = missing(run.photos, run.root/'cams', '.npz')
+    todo = missing(this.photos, this.root/'cams', '.npz')
     if todo:
-        for i, cam in looking(run.cam_maker(), todo, run.machine.workers, 'CAMs'):
-            cam.save(run.root/'cams'/f'{run.photos.ids[i]}.npz')
+        for i, cam in looking(this.cam_maker(), todo, this.machine.workers, 'CAMs'):
+            cam.save(this.root/'cams'/f'{this.photos.ids[i]}.npz')
     process().wait_for_everyone()
-    if not is_measured(run, 'cam'):
-        found = measure_cams(run.photos, run.cams.__getitem__, run.system.cams.background)
-        run.record(cam={run.train_split: found})
+    if not is_measured(this, 'cam'):
+        found = measure_cams(this.photos, this.cams.__getitem__, this.system.cams.background)
+        this.record(cam={this.train_split: found})
 
 # %% ../nbs/45_pipeline.ipynb #14da57bc
 @dataclass(frozen=True)
@@ -108,112 +108,112 @@ class PseudoMasks:
             write_mask(self.masks/f'{photos.ids[i]}.png', truth)
 
 # %% ../nbs/45_pipeline.ipynb #1a01c562
-def walk(run: Run) -> StoredMaps:
+def walk(this: Run) -> StoredMaps:
     "Write the walked maps of the training photos, if the refiner has such, and measure them."
-    if run.system.refiner.walked_background is None:
-        return run.cams
-    folder = run.root/'refiner'/'cams'
+    if this.system.refiner.walked_background is None:
+        return this.cams
+    folder = this.root/'refiner'/'cams'
     folder.mkdir(parents=True, exist_ok=True)
-    todo = missing(run.photos, folder, '.npz')
+    todo = missing(this.photos, folder, '.npz')
     if todo:
-        maker = run.system.refiner.maker(run.work('refiner'))
-        for i, cam in looking(maker, todo, run.machine.workers, 'walks'):
-            cam.save(folder/f'{run.photos.ids[i]}.npz')
+        maker = this.system.refiner.maker(this.work('refiner'))
+        for i, cam in looking(maker, todo, this.machine.workers, 'walks'):
+            cam.save(folder/f'{this.photos.ids[i]}.npz')
     process().wait_for_everyone()
-    walked = StoredMaps(folder, run.photos.ids)
-    if not is_measured(run, 'walked'):
-        run.record(walked={run.train_split: measure_cams(run.photos, walked.__getitem__)})
+    walked = StoredMaps(folder, this.photos.ids)
+    if not is_measured(this, 'walked'):
+        this.record(walked={this.train_split: measure_cams(this.photos, walked.__getitem__)})
     return walked
 
-def walked_background(run: Run) -> float:
+def walked_background(this: Run) -> float:
     "The score of the background in the maps that pseudo masks are made of."
-    refiner = run.system.refiner
+    refiner = this.system.refiner
     if refiner.walked_background is None:
-        return run.background
-    measured = run.metrics.get('walked', {}).get(run.train_split, {})
+        return this.background
+    measured = this.metrics.get('walked', {}).get(this.train_split, {})
     return measured.get('background', refiner.walked_background)
 
 # %% ../nbs/45_pipeline.ipynb #4f31b115
-def refine(run: Run) -> None:
+def refine(this: Run) -> None:
     "Make the pseudo masks of the training photos, and measure them."
-    refiner = run.system.refiner
-    todo = missing(run.photos, run.root/'pseudo', '.png')
+    refiner = this.system.refiner
+    todo = missing(this.photos, this.root/'pseudo', '.png')
     reads_cams = 'cams' in refiner.reads
     if todo and reads_cams:
-        if run.system.cams.background is None and not is_measured(run, 'cam'):
-            remedy = f'Measure them with `wsss_nb cams {run.root}`'
-            raise InputError(Fault(run.root/'metrics.json', 'the CAMs are not measured yet, so no '
-                                   'background score is chosen', remedy))
-        require_files(run, 'cams', [run.photos.ids[i] for i in todo])
-    maps = walk(run) if todo and reads_cams else None
-    background = walked_background(run)
-    work = run.work('refiner')
-    make = PseudoMasks(refiner, work, maps, background, run.root/'pseudo')
-    for _ in in_workers(make, todo, run.machine.workers, 'pseudo masks'):
+        if this.system.cams.background is None and not is_measured(this, 'cam'):
+            remedy = f'Measure them with `wsss_nb cams {this.root}`'
+            raise InputError(Fault(this.root/'metrics.json', 'the CAMs are not measured yet, so '
+                                   'no background score is chosen', remedy))
+        require_files(this, 'cams', [this.photos.ids[i] for i in todo])
+    maps = walk(this) if todo and reads_cams else None
+    background = walked_background(this)
+    work = this.work('refiner')
+    make = PseudoMasks(refiner, work, maps, background, this.root/'pseudo')
+    for _ in in_workers(make, todo, this.machine.workers, 'pseudo masks'):
         pass
     process().wait_for_everyone()
     if process().is_main_process:
-        refiner.finish(work, run.root/'pseudo')
-    if not is_measured(run, 'pseudo'):
-        found = measure_masks(run.photos, run.root/'pseudo')
-        run.record(pseudo={run.train_split: found | {'background': background}})
+        refiner.finish(work, this.root/'pseudo')
+    if not is_measured(this, 'pseudo'):
+        found = measure_masks(this.photos, this.root/'pseudo')
+        this.record(pseudo={this.train_split: found | {'background': background}})
 
 # %% ../nbs/45_pipeline.ipynb #8bfd8458
-def segment(run: Run) -> None:
+def segment(this: Run) -> None:
     "Train the segmenter on the pseudo masks, or load it."
-    if not run.has('segmenter/model.safetensors'):
-        require_files(run, 'pseudo', run.photos.ids)
-    train_network(run, 'segmenter')
+    if not this.has('segmenter/model.safetensors'):
+        require_files(this, 'pseudo', this.photos.ids)
+    train_network(this, 'segmenter')
 
-def predict(run: Run) -> None:
+def predict(this: Run) -> None:
     "Draw a mask for every photo of the run, without its tags, and measure them."
-    folder = run.root/'predictions'
-    for split, photos in run.splits.items():
+    folder = this.root/'predictions'
+    for split, photos in this.splits.items():
         todo = {photos.ids[i]: photos.path(i) for i in missing(photos, folder, '.png')}
         if todo:
-            write_masks(run.network('segmenter'), todo, folder, run.system.prediction,
-                        run.machine.workers, f'predictions of {split}')
+            write_masks(this.network('segmenter'), todo, folder, this.system.prediction,
+                        this.machine.workers, f'predictions of {split}')
         process().wait_for_everyone()
-        if photos.has_truth and split not in run.metrics.get('segmentation', {}):
-            run.record(segmentation={split: measure_masks(photos, folder)})
+        if photos.has_truth and split not in this.metrics.get('segmentation', {}):
+            this.record(segmentation={split: measure_masks(photos, folder)})
 
 # %% ../nbs/45_pipeline.ipynb #b4798844
-def evaluate(run: Run) -> None:
+def evaluate(this: Run) -> None:
     "Measure what isn't measured yet, and draw the contact sheet and the examples."
     for folder, (_, stage) in MADE_BY.items():
-        if stage in run.stages:
-            require_files(run, folder, run.photos.ids)
+        if stage in this.stages:
+            require_files(this, folder, this.photos.ids)
     for stage in ('cams', 'refine', 'predict'):
-        if stage in run.stages:
-            STAGE[stage](run)
+        if stage in this.stages:
+            STAGE[stage](this)
     if not process().is_main_process:
         return
-    figures = run.root/'figures'
+    figures = this.root/'figures'
     if not list(figures.glob('contact*.png')):
-        draw_contact(run)
+        draw_contact(this)
     if not (figures/'examples.png').exists():
-        draw_examples(run)
+        draw_examples(this)
 
 STAGE: dict[str, Callable[[Run], None]] = dict(
     zip(STAGES, (classify, cams, refine, segment, predict, evaluate)))
 
 # %% ../nbs/45_pipeline.ipynb #b46ba7b9
 def do_stage(
-    run: Run,
+    this: Run,
     stage: str,   # of STAGES
 ) -> None:
     "Do one stage and add the time it took to metrics.json. Raises `InputError` if there is none."
-    if stage not in run.stages:
-        there = ', '.join(run.stages)
-        raise InputError(f'{run.root}: this run has no stage {stage!r}; it has {there}')
+    if stage not in this.stages:
+        there = ', '.join(this.stages)
+        raise InputError(f'{this.root}: this run has no stage {stage!r}; it has {there}')
     start = time.time()
-    STAGE[stage](run)
-    seconds = run.metrics.get('seconds', {}).get(stage, 0) + time.time() - start
-    run.record(seconds={stage: round(seconds, 1)})
+    STAGE[stage](this)
+    seconds = this.metrics.get('seconds', {}).get(stage, 0) + time.time() - start
+    this.record(seconds={stage: round(seconds, 1)})
 
-def is_done(run: Run) -> bool:
+def is_done(this: Run) -> bool:
     "Whether every stage of a run is done."
-    return run.has('figures/examples.png') and 'evaluate' in run.metrics.get('seconds', {})
+    return this.has('figures/examples.png') and 'evaluate' in this.metrics.get('seconds', {})
 
 def go_on(
     this: Run,

@@ -5,33 +5,34 @@
 # %% auto #0
 __all__ = ['Kind', 'QUANTITIES', 'data_file', 'published', 'published_miou', 'changed', 'describe_method', 'table_line',
            'table_mean', 'spread', 'markdown', 'table', 'slug', 'settings_of', 'measure_variant', 'summarise_rows',
-           'draw_table_b', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order', 'photo_features',
-           'drawn_features', 'codebooks_of', 'words_of_photos', 'table_of_words', 'line_of_words', 'measured_line',
-           'published_lines', 'table_of_runs']
+           'draw_table_b', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order', 'photo_pixels',
+           'answer_features', 'feature_maker', 'draw_cells', 'drawn_features', 'codebooks_of', 'labels_by_codebook',
+           'words_of_photos', 'table_of_words', 'line_of_words', 'measured_line', 'published_lines', 'table_of_runs']
 
 # %% ../nbs/50_tables.ipynb #0db98255
 import csv
 import platform
 from dataclasses import is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Iterable, Literal, Mapping, Sequence
+from typing import Any, Callable, Iterable, Literal, Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import nn
 
 import wsss_nb
-from .backbones import Backbone
 from .codebook import cluster_words, encode_words, words_to_tags
 from .files import Fault, InputError, whole_file
 from .loaders import normalise
 from .measuring import measure_new_cams
-from .photos import at_most, evenly
+from .photos import Photos, at_most, evenly
 from .pictures import COLOURS, drawing
 from .pipeline import run
 from .run import Config, Run
 from .settings import method_name, to_json
-from .training import device, process, progress
+from .training import device, process
+from .work import Maker, looking
 
 # %% ../nbs/50_tables.ipynb #cb9444a1
 def data_file(
@@ -342,30 +343,58 @@ def in_order(
     return sorted(rows, key=lambda row: (row['seed'], places.get(row['variant'], -1)))
 
 # %% ../nbs/50_tables.ipynb #ccc73c6a
-def photo_features(
-    backbone: Backbone,
-    image: Image.Image,   # RGB
-    longest: int,         # a photo with a longer side is looked at in this size, pixels
-) -> torch.Tensor:        # F: (1, d, h, w), without gradient
-    "The feature map of a photo."
-    pixels = normalise(at_most(image, longest), backbone.mean, backbone.std)
-    with torch.no_grad():
-        return backbone(pixels[None].to(next(backbone.parameters())))
+def photo_pixels(
+    photos: Photos,
+    longest: int,            # a photo with a longer side is looked at in this size, pixels
+    mean: Sequence[float],   # of the backbone, see `normalise`
+    std: Sequence[float],    # likewise
+    i: int,                  # place of the photo
+) -> torch.Tensor:           # float32 (3, H, W), normalised
+    "What a backbone will see of a photo."
+    return normalise(at_most(photos.image(i), longest), mean, std)
+
+def answer_features(
+    answer: Callable[[nn.Module, torch.Tensor], Any],   # what is made of network and features
+    network: nn.Module,      # with a backbone
+    pixels: torch.Tensor,    # of a photo
+) -> Any:
+    "What a photo's feature map F, (1, d, h, w), becomes."
+    parameter = next(network.parameters())
+    return answer(network, network.backbone(pixels[None].to(parameter)))
+
+# %% ../nbs/50_tables.ipynb #348fb2f6
+def feature_maker(
+    this: Run,               # whose photos are looked at
+    network: nn.Module,      # with a backbone
+    answer: Callable[[nn.Module, torch.Tensor], Any],   # see `answer_features`
+    photos: Photos | None = None,   # others than those that the run learns from
+) -> Maker:
+    "Makes something of the feature map of each photo."
+    photos = this.photos if photos is None else photos
+    backbone = network.backbone
+    views = partial(photo_pixels, photos, this.config.longest, backbone.mean, backbone.std)
+    return Maker(network, views, partial(answer_features, answer))
+
+# %% ../nbs/50_tables.ipynb #7b565f49
+def draw_cells(
+    network: nn.Module,
+    features: torch.Tensor,   # F: (1, d, h, w)
+    cells: int = 100,         # how many, at random
+) -> torch.Tensor:            # (n, d)
+    "The features of some cells."
+    vectors = features[0].flatten(1).T
+    chosen = torch.randperm(len(vectors))[:cells]
+    return vectors[chosen.to(vectors.device)].clone()
 
 def drawn_features(
-    this: Run,            # whose photos are looked at
-    backbone: Backbone,
+    this: Run,               # whose photos are looked at
+    network: nn.Module,      # with a backbone
     places: Sequence[int],   # of photos
-    cells: int = 100,        # of each photo, at random
 ) -> torch.Tensor:           # (n, d)
-    "Features of some cells of some photos."
-    drawn = []
-    for i in progress(places, 'drawing features'):
-        features = photo_features(backbone, this.photos.image(i), this.config.longest)
-        vectors = features[0].flatten(1).T
-        chosen = torch.randperm(len(vectors))[:cells]
-        drawn.append(vectors[chosen.to(vectors.device)].clone())
-    return torch.cat(drawn)
+    "Features of some cells of some photos, see `draw_cells`."
+    maker = feature_maker(this, network, draw_cells)
+    found = looking(maker, places, this.machine.workers, 'drawing features')
+    return torch.cat([cells for _, cells in found])
 
 # %% ../nbs/50_tables.ipynb #e568f40a
 Kind = tuple[int, str]   # words of a codebook; 'clusters' or 'random'
@@ -381,18 +410,28 @@ def codebooks_of(
         found[k, 'random'] = torch.randn(k, drawn.shape[1], device=drawn.device)
     return found
 
+def labels_by_codebook(
+    codebooks: Mapping[Kind, torch.Tensor],
+    network: nn.Module,
+    features: torch.Tensor,        # F: (1, d, h, w)
+) -> dict[Kind, torch.Tensor]:     # word labels (k,)
+    "Which words a photo has, by each codebook."
+    return {kind: encode_words(features, codebook).labels[0].cpu()
+            for kind, codebook in codebooks.items()}
+
+# %% ../nbs/50_tables.ipynb #ce945753
 def words_of_photos(
     this: Run,
-    backbone: Backbone,
+    network: nn.Module,                  # with a backbone
     places: Sequence[int],               # of photos
     codebooks: Mapping[Kind, torch.Tensor],
 ) -> dict[Kind, torch.Tensor]:           # word labels (photos, k)
     "Which words each photo has, by each codebook."
     labels = {kind: [] for kind in codebooks}
-    for i in progress(places, 'reading words'):
-        features = photo_features(backbone, this.photos.image(i), this.config.longest)
-        for kind, codebook in codebooks.items():
-            labels[kind].append(encode_words(features, codebook).labels[0].cpu())
+    maker = feature_maker(this, network, partial(labels_by_codebook, codebooks))
+    for _, found in looking(maker, places, this.machine.workers, 'reading words'):
+        for kind, words in found.items():
+            labels[kind].append(words)
     return {kind: torch.stack(found) for kind, found in labels.items()}
 
 # %% ../nbs/50_tables.ipynb #e98182fa
@@ -408,13 +447,12 @@ def table_of_words(
     if len(this.photos) < 20:
         found = f'has {len(this.photos)} photos'
         raise InputError(Fault(Path(config.data), found, 'Give at least 20'))
-    network = this.system.classifier.network(len(this.classes), first=True)
-    backbone = network.backbone.to(device()).eval()
+    network = this.system.classifier.network(len(this.classes), first=True).to(device())
     chosen = evenly(len(this.photos), photos)
     some = [chosen[place] for place in evenly(len(chosen), 300)]
-    drawn = drawn_features(this, backbone, some)
+    drawn = drawn_features(this, network, some)
     sizes = [k for k in sizes if k <= len(drawn)]
-    held = words_of_photos(this, backbone, chosen, codebooks_of(drawn, sizes))
+    held = words_of_photos(this, network, chosen, codebooks_of(drawn, sizes))
     tags = torch.stack([this.photos.tags(i) for i in chosen])
     precision = {kind: words_to_tags(found, tags) for kind, found in held.items()}
     lines = [line_of_words(k, held[k, 'clusters'], precision) for k in sizes]

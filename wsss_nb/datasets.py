@@ -4,20 +4,27 @@
 
 # %% auto #0
 __all__ = ['coco_files', 'image_folders', 'find_images', 'coco_images', 'is_coco', 'splits_of', 'class_faults', 'open_photos',
-           'check_photo', 'check_coco', 'check_photos', 'CocoSummary', 'coco_notes', 'summarise_photos']
+           'held_out', 'Some', 'check_photo', 'check_coco', 'check_photos', 'CocoSummary', 'coco_notes',
+           'summarise_photos']
 
 # %% ../nbs/07_datasets.ipynb #3119a0e3
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
 import numpy as np
+import torch
+from fastcore.basics import patch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from .coco_photos import (
     CocoData, CocoPhoto, CocoPhotos, read_categories, read_coco, read_content, region_faults,
     size_faults, truth_of)
 from .files import Fault, InputError, collecting
-from .photos import IMAGE_SUFFIXES, Annotation, Photos, Summary, read_image, tag_notes
+from .photos import (IMAGE_SUFFIXES, Annotation, Photos, Sample, Summary, read_image,
+                            tag_notes)
 from .voc import VOCFolder, check, summarise
 
 # %% ../nbs/07_datasets.ipynb #fefbbf91
@@ -145,6 +152,61 @@ def open_photos(
         if faults:
             raise InputError(*faults)
     return CocoPhotos(files[split], coco_images(data, split, images))
+
+# %% ../nbs/07_datasets.ipynb #980fe91a
+def held_out(
+    count: int,   # photos in a list
+    every: int,   # n, at least 2: every n-th is held out
+) -> tuple[list[int], list[int]]:   # places of the photos to learn from, and of the others
+    "Places of a list, shared out."
+    others = list(range(every - 1, count, every))
+    return sorted(set(range(count)) - set(others)), others
+
+# %% ../nbs/07_datasets.ipynb #fe418c38
+class Some:
+    "Some photos of a list, as a list of their own: a `Photos`."
+    def __init__(
+        self,
+        whole: Photos,           # the list
+        places: Sequence[int],   # of those photos in it
+    ):
+        self.whole = whole
+        self.places = places
+        self.ids = [whole.ids[place] for place in places]
+        self.classes = whole.classes
+
+    @cached_property
+    def has_truth(self) -> bool:
+        "Whether every one of them has a truth."
+        truths = (self.truth(i) for i in range(len(self)))
+        return self.whole.has_truth or all(truth is not None for truth in truths)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: int) -> Sample:
+        return self.whole[self.places[i]]
+
+# %% ../nbs/07_datasets.ipynb #4b5466f3
+@patch
+def path(self: Some, i: int) -> Path:
+    "The file of photo `i`."
+    return self.whole.path(self.places[i])
+
+@patch
+def image(self: Some, i: int) -> Image.Image:
+    "Photo `i`, RGB and upright."
+    return self.whole.image(self.places[i])
+
+@patch
+def tags(self: Some, i: int) -> torch.Tensor:
+    "The tags of photo `i`, float32 (C,)."
+    return self.whole.tags(self.places[i])
+
+@patch
+def truth(self: Some, i: int) -> np.ndarray | None:
+    "The label map of photo `i`, or None."
+    return self.whole.truth(self.places[i])
 
 # %% ../nbs/07_datasets.ipynb #5c158447
 def check_photo(

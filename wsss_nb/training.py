@@ -6,7 +6,7 @@
 __all__ = ['OPTIMISERS', 'BACKBONE_RATES', 'BAR', 'CHECKPOINT', 'Loss', 'Optimiser', 'TrainingSettings', 'Machine', 'polynomial',
            'times_base_rate', 'create_optimiser', 'process', 'device', 'create_accelerator', 'progress',
            'latest_checkpoint', 'save_checkpoint', 'load_checkpoint', 'At', 'Log', 'save_model', 'load_model',
-           'check_loss', 'Part', 'parts_of', 'whole_targets', 'add_gradients', 'Training', 'train']
+           'Diverged', 'check_loss', 'Part', 'parts_of', 'whole_targets', 'add_gradients', 'Training', 'train']
 
 # %% ../nbs/13_training.ipynb #82affda0
 import csv
@@ -81,6 +81,7 @@ class Machine:
     "How a machine computes."
     precision: Literal['no', 'bf16', 'fp16'] = 'no'   # mixed precision
     workers: int = 2   # processes that read photos; without effect on the results
+    step_done: Callable[['At'], None] | None = None   # is told of each step of a training
 
     def faults(self) -> list[str]:
         return (not_among(self, 'precision', ('no', 'bf16', 'fp16'))
@@ -293,19 +294,22 @@ def load_model(
     return model.eval()
 
 # %% ../nbs/13_training.ipynb #bf9a2d3c
+class Diverged(InputError):
+    "A training whose loss is no number any more."
+
 def check_loss(
     terms: Mapping[str, torch.Tensor],  # of one step
     at: At,                             # the step
     folder: Path,                       # where the checkpoints are
 ) -> None:
-    "Raise `InputError` with what can be done about it if the total is no finite number."
+    "Raise `Diverged` with what can be done about it if the total is no finite number."
     if torch.isfinite(terms['total']).all():
         return
     said = ', '.join(f'{name} {term.item():.3g}' for name, term in terms.items())
-    raise InputError(f'{folder}: the loss of step {at.step + 1} of {at.steps} is no number '
-                     f'({said}). The learning rate is too high for this network, or the weights '
-                     'that it began with hold no numbers. Start a new run with a tenth of the '
-                     'learning rate')
+    raise Diverged(f'{folder}: the loss of step {at.step + 1} of {at.steps} is no number '
+                   f'({said}). The learning rate is too high for this network, or the weights '
+                   'that it began with hold no numbers. Start a new run with a tenth of the '
+                   'learning rate')
 
 # %% ../nbs/13_training.ipynb #32be657b
 class Part(Batch):
@@ -464,6 +468,8 @@ def train(
             at = At(step, this.steps, this.steps_per_epoch)
             terms = this.step(loss, batch, at)
             bar.update()
+            if machine.step_done is not None:
+                machine.step_done(at)
             is_last = step + 1 == this.steps
             if is_last or (step + 1) % log_steps == 0:
                 bar.set_postfix(loss=f'{this.note(terms, at):.3f}')

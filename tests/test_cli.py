@@ -527,3 +527,11 @@ def test_tables_and_figures_in_processes_of_their_own(finished, shapes, tmp_path
     page = (root/'report.html').read_text()
     assert process.returncode == 0 and str(root/'report.html') in shown, shown
     assert page.count('data:image/png') == len(drawn) and str(shapes) not in page
+
+
+def test_a_reader_that_has_left_is_no_error():
+    command = [sys.executable, '-c', 'from wsss_nb.cli import main; main(["--help"])']
+    left = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    left.stdout.close()
+    assert left.stderr.read() == ''
+    assert left.wait() == 141

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MADE_BY', 'check_size', 'truth_of', 'report_cams', 'measure_cams', 'known', 'measure_masks', 'shares',
            'precision_recall', 'require_truth', 'require_files', 'cams_and_truths', 'sweep_run', 'TagScore',
-           'score_labels', 'score_tags', 'photo_miou', 'score_photos', 'measure_new_cams', 'measure_predictions',
-           'check_elsewhere', 'evaluate_elsewhere', 'Storage', 'full_size', 'measure_storage']
+           'score_labels', 'score_tags', 'photo_miou', 'score_photos', 'measure_new_cams', 'kept',
+           'measure_predictions', 'check_elsewhere', 'evaluate_elsewhere', 'Storage', 'full_size', 'measure_storage']
 
 # %% ../nbs/42_measuring.ipynb #84da948d
 import inspect
@@ -226,12 +226,26 @@ def score_photos(
 def measure_new_cams(
     run: Run,         # with a classifier
     photos: Photos,   # with truths, of the same classes
+    folder: Path | None = None,   # gets the maps, <id>.npz; None: they are not kept
 ) -> dict:            # see `measure_cams`
     """Measure the CAMs that a run's classifier makes of other photos, with their tags, at the
     background score of the run. Raises `InputError` for a run without a classifier."""
     places = range(len(photos))
     found = looking(run.cam_maker(photos), places, run.machine.workers, 'measuring CAMs')
+    if folder is not None:
+        folder.mkdir()
+        found = kept(found, photos, folder)
     return report_cams(photos, found, run.background)
+
+def kept(
+    found: Iterable[tuple[int, CAM]],   # places in the list, with their maps
+    photos: Photos,
+    folder: Path,                       # gets <id>.npz
+) -> Iterator[tuple[int, CAM]]:         # the same
+    "Keep maps that are passing by."
+    for i, cam in found:
+        cam.save(folder/f'{photos.ids[i]}.npz')
+        yield i, cam
 
 # %% ../nbs/42_measuring.ipynb #8de9bd48
 def measure_predictions(

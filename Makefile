@@ -35,7 +35,7 @@ table: install
 # One thread a process: two processes that share two cores wait for each other most of the time.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 lab: install
 	$(BIN)/jupyter lab nbs

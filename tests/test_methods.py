@@ -17,6 +17,7 @@ from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import CAM
 from wsss_nb.loaders import Batch
 from wsss_nb.methods import System, stages_of
+from wsss_nb.photos import read_mask
 from wsss_nb.pipeline import run
 from wsss_nb.run import Config, Run
 from wsss_nb.settings import all_faults, from_json, to_json
@@ -128,20 +129,34 @@ def test_a_method_takes_two_steps(method):
     assert any(not torch.equal(p, b) for p, b in zip(learning, before))
 
 
-@pytest.mark.parametrize('name', ['words', 'baseline'])
+def shortened(method):
+    "A method that does everything it does, but briefly."
+    found = {}
+    if hasattr(method, 'training'):
+        found['training'] = replace(method.training, epochs=1, batch_size=4)
+    for name, value in {'scales': (1.,), 'rounds': 1}.items():
+        if hasattr(method, name):
+            found[name] = value
+    return replace(method, **found)
+
+
+IN_SMALL = [name for name, system in SYSTEMS.items() if 'in small' in system.source]
+
+
+@pytest.mark.parametrize('name', IN_SMALL)
 def test_a_whole_system_in_small(name, shapes, tmp_path):
-    short = TrainingSettings(epochs=1, batch_size=4)
-    system = SYSTEMS[name]
-    system = replace(
-        system, classifier=replace(system.classifier, training=short),
-        segmenter=replace(system.segmenter, training=short),
-        cams=replace(system.cams, scales=(1.,)))
-    metrics = run(Config(shapes, tmp_path/name, system, workers=0))
-    this = Run(Config(shapes, tmp_path/name, system, workers=0))
+    parts = {role: shortened(part) for role, part in SYSTEMS[name].parts().items()}
+    system = replace(SYSTEMS[name], **parts)
+    config = Config(shapes, tmp_path/name, system, workers=0)
+    metrics = run(config)
+    this = Run(config)
     assert set(this.stages) == set(metrics['seconds']) == set(stages_of(system))
-    for folder in ('classifier', 'segmenter'):
-        assert load_file(this.root/folder/'model.safetensors')
+    for role in ('classifier', 'segmenter'):
+        assert this.network(role)
+    assert load_file(this.root/'classifier'/'model.safetensors')
     assert isinstance(this.cams[0], CAM)
+    labels = read_mask(this.root/'pseudo'/f'{this.photos.ids[0]}.png')
+    assert labels.shape == this.photos.truth(0).shape
     assert len(list((this.root/'predictions').glob('*.png'))) == 10
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Fault', 'InputError', 'collecting', 'whole_file', 'read_text', 'read_list', 'read_csv', 'files_by_stem',
-           'first_by_stem', 'write_json', 'read_json']
+           'first_by_stem', 'write_json', 'read_json', 'write_rows']
 
 # %% ../nbs/00_files.ipynb #a6c62143
 import csv
@@ -16,7 +16,7 @@ import unicodedata
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Iterator, Mapping, NamedTuple, Sequence
 
 # %% ../nbs/00_files.ipynb #34a2408c
 class Fault(NamedTuple):
@@ -152,3 +152,15 @@ def read_json(
     except (ValueError, OSError) as error:
         remedy = 'Put it back from a copy, or start a new run in another folder'
         raise InputError(Fault(path, f'the file cannot be read ({error})', remedy)) from error
+
+# %% ../nbs/00_files.ipynb #2a461cbc
+def write_rows(
+    path: Path,               # of the CSV file, whole or absent
+    rows: Sequence[Mapping],  # at least one, the same columns in each
+) -> None:
+    "Write rows; what is None becomes an empty cell."
+    with whole_file(path) as unfinished:
+        with open(unfinished, 'w', newline='', encoding='utf-8') as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)

@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['WHOLE', 'NUMBERS', 'Kind', 'data_file', 'published', 'published_miou', 'changed', 'describe_method', 'table_line',
            'table_mean', 'spread', 'markdown', 'table', 'slug', 'settings_of', 'measure_variant', 'summarise_rows',
-           'by_seed', 'draw_seeds', 'write_rows', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order',
-           'photo_pixels', 'answer_features', 'feature_maker', 'draw_cells', 'drawn_features', 'codebooks_of',
-           'labels_by_codebook', 'words_of_photos', 'table_of_words', 'line_of_words', 'measured_line',
-           'published_lines', 'table_of_runs']
+           'by_seed', 'draw_seeds', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order', 'photo_pixels',
+           'answer_features', 'feature_maker', 'draw_cells', 'drawn_features', 'codebooks_of', 'labels_by_codebook',
+           'words_of_photos', 'table_of_words', 'line_of_words']
 
 # %% ../nbs/50_tables.ipynb #0db98255
 import csv
 import platform
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterable, Literal, Mapping, Sequence
@@ -24,7 +23,7 @@ from torch import nn
 
 import wsss_nb
 from .codebook import cluster_words, encode_words, words_to_tags
-from .files import Fault, InputError, whole_file
+from .files import Fault, InputError, whole_file, write_rows
 from .loaders import normalise
 from .measuring import measure_new_cams
 from .photos import Photos, at_most, evenly
@@ -275,18 +274,6 @@ def draw_seeds(
         axis.grid(axis='x')
         axis.legend()
 
-# %% ../nbs/50_tables.ipynb #40e84d8e
-def write_rows(
-    path: Path,               # of the CSV file, whole or absent
-    rows: Sequence[Mapping],  # at least one, the same columns in each
-) -> None:
-    "Write rows; what is None becomes an empty cell."
-    with whole_file(path) as unfinished:
-        with open(unfinished, 'w', newline='', encoding='utf-8') as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-
 # %% ../nbs/50_tables.ipynb #e07ade58
 def write_table_b(
     out: Path,                # folder
@@ -507,32 +494,3 @@ def line_of_words(
         'precision of the tags': f"{precision[k, 'clusters']:.2f}",
         'of as many random words': f"{precision[k, 'random']:.2f}",
     }
-
-# %% ../nbs/50_tables.ipynb #1d9e8a25
-def measured_line(
-    this: Run,
-) -> dict[str, str]:   # column -> cell; '-' where nothing was measured
-    "The line of a run in table (c)."
-    trained = this.system.segmenter
-    line = {'row': this.root.name, 'backbone': trained.backbone.name if trained else '-'}
-    for split, name in (('val', this.val_split), ('test', None)):
-        found = this.metrics.get('segmentation', {}).get(name)
-        line[f'segmentation, {split}'] = f"{100 * found['miou']:.1f}" if found else '-'
-    return line | {'source': 'measured'}
-
-def published_lines() -> list[dict[str, str]]:
-    "The published rows of table (c)."
-    lines = []
-    rows = [(line['row'], line['backbone'], line['source']) for line in published('c')]
-    for row, backbone, source in dict.fromkeys(rows):
-        line = {'row': row, 'backbone': backbone or '-'}
-        for split in ('val', 'test'):
-            line[f'segmentation, {split}'] = published_miou('c', row, split, 'segmentation')
-        lines.append(line | {'source': source})
-    return lines
-
-def table_of_runs(
-    runs: Iterable[Run],
-) -> str:                        # Markdown
-    "Runs beside the published rows of table (c)."
-    return markdown([measured_line(this) for this in runs] + published_lines())

@@ -183,6 +183,8 @@ def test_a_method_of_another_package_runs_without_a_change_in_ours(shapes, tmp_p
     assert done.returncode == 2 and "no refiner is called 'flood' here" in done.stderr
 
 
-def test_the_plugin_is_short():
-    lines = (PLUGIN/'wsss_flood.py').read_text().splitlines()
-    assert len(lines) <= 60
+def test_the_plugin_is_short_and_is_the_one_that_the_guide_prints():
+    source = (PLUGIN/'wsss_flood.py').read_text()
+    assert len(source.splitlines()) <= 60
+    guide = PLUGIN.parents[1]/'docs'/'add_a_system.md'
+    assert f'```python\n{source}```' in guide.read_text()

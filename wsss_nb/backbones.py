@@ -448,7 +448,7 @@ class BackboneSettings:
     dilate: bool | None = None
     # first stages of the backbone that don't learn; None: as many as in the system's first backbone
     frozen_stages: int | None = None
-    # statistics of batch norm, frozen or learned; None: as in the system's first backbone
+    # batch norm: frozen, or learned of each part of a step; None: as in the system's first backbone
     batch_norm: Literal['frozen', 'learned'] | None = None
 
     def faults(self) -> list[str]:

@@ -57,7 +57,8 @@ TWO_NUMBERS = ('long_side must be two numbers of pixels, 32 or more, the first n
 
 
 @pytest.mark.parametrize('settings, said', [
-    (dict(pooling='median'), 'pooling must be hspp, gap or gmp, not median'),
+    (dict(pooling='median'), 'pooling must be hspp, gap, gmp, attention, attention-0.1 or '
+                             'attention-1, not median'),
     (dict(words='none'), 'words must be learned, memory or None, not none'),
     (dict(num_words=0), 'num_words must be more than 0, not 0'),
     (dict(temperature=-1.), 'temperature must be more than 0, not -1.0'),

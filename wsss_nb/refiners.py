@@ -113,12 +113,14 @@ def odds(
 # %% ../nbs/24_refiners.ipynb #584c6d7d
 def sure_scores(
     best: float,           # the best background score on the CAMs, 0..1
+    published: tuple[float, float] = (.30, .05),   # scores of things and of background; IRNet's
+    at: float = .15,       # the best background score on the CAMs that these were published for
 ) -> tuple[float, float]:  # of sure things, of sure background
-    "IRNet's 0.30 and 0.05 for its CAMs' 0.15, moved along with the odds."
+    "Published scores, IRNet's as a rule, moved along with the odds."
     best = min(max(best, .01), .99)
     scores = []
-    for published in (.30, .05):
-        moved = odds(published) / odds(.15) * odds(best)
+    for score in published:
+        moved = odds(score) / odds(at) * odds(best)
         scores.append(round(moved / (1 + moved), 4))
     return tuple(scores)
 

@@ -62,6 +62,9 @@ class RefinerMethod(Protocol):
     def maker(self, work: Work) -> Maker | None:
         "Gives the walked CAM of each photo, after training; None: CAMs stay as they are."
 
+    def prepare(self, work: Work) -> None:
+        "Is asked when the maps of all photos are there, before the first label map."
+
     def labels(self, work: Work, i: int, image: Image.Image, cam: CAM | None,
                background: float) -> np.ndarray:
         "The label map of photo `i`, of the image's size; asked in a worker."

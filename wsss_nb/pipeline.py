@@ -149,25 +149,30 @@ def walked_background(this: Run) -> float:
 def refine(this: Run) -> None:
     "Make the pseudo masks of the training photos, and measure them."
     refiner = this.system.refiner
-    todo = missing(this.photos, this.root/'pseudo', '.png')
-    reads_cams = 'cams' in refiner.reads
-    if todo and reads_cams:
+    masks = this.root/'pseudo'
+    todo = missing(this.photos, masks, '.png')
+    is_done = all((masks/f'{name}.png').exists() for name in this.photos.ids)
+    process().wait_for_everyone()   # none writes before all have looked
+    makes_maps = 'cams' in refiner.reads and not is_done
+    if makes_maps:
         if this.system.cams.background is None and not is_measured(this, 'cam'):
             remedy = f'Measure them with `wsss_nb cams {this.root}`'
             raise InputError(Fault(this.root/'metrics.json', 'the CAMs are not measured yet, so '
                                    'no background score is chosen', remedy))
         require_files(this, 'cams', [this.photos.ids[i] for i in todo])
-    maps = walk(this) if todo and reads_cams else None
+    maps = walk(this) if makes_maps else None
     background = walked_background(this)
     work = this.work('refiner')
-    make = PseudoMasks(refiner, work, maps, background, this.root/'pseudo')
+    if makes_maps:
+        refiner.prepare(replace(work, cams=maps, background=background))
+    make = PseudoMasks(refiner, work, maps, background, masks)
     for _ in in_workers(make, todo, this.machine.workers, 'pseudo masks'):
         pass
     process().wait_for_everyone()
     if process().is_main_process:
-        refiner.finish(work, this.root/'pseudo')
+        refiner.finish(work, masks)
     if not is_measured(this, 'pseudo'):
-        found = measure_masks(this.photos, this.root/'pseudo')
+        found = measure_masks(this.photos, masks)
         this.record(pseudo={this.train_split: found | {'background': background}})
 
 # %% ../nbs/45_pipeline.ipynb #37aa1e1a
@@ -190,7 +195,9 @@ def refine_new(
         maps = StoredMaps(folder/'walked', photos.ids)
     masks = folder/'pseudo'
     masks.mkdir()
-    make = PseudoMasks(refiner, work, maps, walked_background(this), masks)
+    background = walked_background(this)
+    refiner.prepare(replace(work, cams=maps, background=background))
+    make = PseudoMasks(refiner, work, maps, background, masks)
     for _ in in_workers(make, places, work.machine.workers, 'pseudo masks'):
         pass
     return masks

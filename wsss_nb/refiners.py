@@ -49,6 +49,9 @@ class Refiner:
         "Gives the walked `CAM` of each photo, after training; None: CAMs stay as they are."
         return None
 
+    def prepare(self, work: Work) -> None:
+        "Is asked in every process when `work.cams` are the maps of all photos, before any label."
+
     def finish(self, work: Work, masks: Path) -> None:
         "Is asked in the main process when `masks` holds <id>.png of all photos."
 

@@ -6,8 +6,8 @@
 __all__ = ['Positional', 'Folder', 'Stage', 'SystemName', 'Masks', 'Row', 'method_choices', 'system_options', 'RunOptions',
            'print_metrics', 'run_with', 'do_stage', 'classify', 'cams', 'refine', 'segment', 'changed_prediction',
            'predict', 'evaluate', 'branch_with', 'shapes', 'download', 'check', 'words', 'systems', 'contact',
-           'figures', 'report', 'explore', 'compare', 'storage', 'TableOfRuns', 'TableA', 'TableC', 'ablation',
-           'table_with', 'export', 'submit', 'onnx', 'system_named', 'find_command']
+           'figures', 'report', 'explore', 'compare', 'storage', 'TableA', 'TableC', 'ablation', 'table_with', 'export',
+           'submit', 'onnx', 'system_named', 'find_command']
 
 # %% ../nbs/91_commands.ipynb #17581cde
 import dataclasses
@@ -20,6 +20,7 @@ import tyro
 from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
 from . import tables
+from .comparison import Comparison, table_a, table_of_runs
 from .datasets import check_photos, open_photos, summarise_photos
 from .files import InputError, write_json
 from .methods import STAGES, System
@@ -28,7 +29,8 @@ from .report import percent
 from .run import Config, Run, RunSettings
 from .settings import check_settings
 from .shapes import make_shapes
-from .systems import ABLATION, SYSTEMS, describe_systems, known_methods, open_run
+from .terms import Terms
+from .systems import ABLATION, ROWS, SYSTEMS, describe_systems, known_methods, open_run
 from .download import download_voc2012
 
 # %% ../nbs/91_commands.ipynb #720aa594
@@ -372,16 +374,17 @@ def storage(
 
 # %% ../nbs/91_commands.ipynb #27b94c4e
 @dataclass(frozen=True)
-class TableOfRuns:
-    runs: Positional[tuple[Path, ...]]  # folders of runs
+class TableA:
+    "Whole systems side by side, on the same terms: their CAMs, and their refined label maps."
+    settings: Annotated[RunSettings, tyro.conf.arg(name='')]   # out: a folder for all the runs
+    terms: Annotated[Terms, tyro.conf.arg(name='')] = Terms()
+    systems: tuple[SystemName, ...] = ('baseline', 'words')   # gains are those over the first
+    seeds: tuple[int, ...] = (0, 1, 2)   # each system is trained with each, instead of --seed
 
 @dataclass(frozen=True)
-class TableA(TableOfRuns):
-    "CAMs and refined label maps of runs, beside the published ones."
-
-@dataclass(frozen=True)
-class TableC(TableOfRuns):
+class TableC:
     "The segmenters of runs, beside the published ones."
+    runs: Positional[tuple[Path, ...]]  # folders of runs
 
 Row = Literal[tuple(ABLATION)]
 
@@ -423,10 +426,16 @@ def table_with(
             print(f'{text}\n{config.out}/table_b.csv has every row, '
                   f'{config.out}/table_b.png shows them')
             return
+        if isinstance(which, TableA):
+            asked = {name: SYSTEMS[name] for name in which.systems}
+            told = Comparison(which.settings, asked, which.terms, known_methods()['refiner'],
+                              ROWS['a'])
+            print(f'{table_a(told, which.seeds)}\n\n{told.out}/table_a.csv has every row, '
+                  f'{told.out}/table_a.png shows them')
+            return
         if not which.runs:
             raise InputError('name the folders of one run or more')
-        letter = 'a' if isinstance(which, TableA) else 'c'
-        print(tables.table_of_runs(letter, [open_run(root) for root in which.runs]))
+        print(table_of_runs([open_run(root) for root in which.runs]))
     return table
 
 # %% ../nbs/91_commands.ipynb #d267c0ad

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OURS', 'GROUP', 'WORDS', 'BASELINE', 'PSA', 'IRNET', 'VOC_CLASSIFIER', 'WORDS_VOC', 'IRN_VOC', 'WIDE',
-           'PSA_OPTIMISER', 'PSA_VOC', 'VWL_VOC', 'SUPERVISED', 'SUPERVISED_WIDE', 'SUPERVISED_VGG', 'SYSTEMS',
+           'PSA_OPTIMISER', 'PSA_VOC', 'VWL_VOC', 'SUPERVISED', 'SUPERVISED_WIDE', 'SUPERVISED_VGG', 'SYSTEMS', 'ROWS',
            'ABLATION', 'known_methods', 'published_training', 'open_run', 'describe_systems']
 
 # %% ../nbs/90_systems.ipynb #bfc2227d
@@ -132,6 +132,21 @@ SYSTEMS: dict[str, System] = {
     'deeplabv2': SUPERVISED,
     'wideresnet38': SUPERVISED_WIDE,
     'deeplab-vgg16': SUPERVISED_VGG,
+}
+
+# %% ../nbs/90_systems.ipynb #1936a5ef
+ROWS: dict[str, dict[str, str]] = {   # table of the paper -> system -> its row there
+    'a': {
+        'psa': 'AffinityNet (PSA)',
+        'psa-voc': 'AffinityNet (PSA)',
+        'irn': 'IRNet',
+        'irn-voc': 'IRNet',
+        'sc-cam': 'SC-CAM',
+        'sc-cam-voc': 'SC-CAM',
+        'words': 'Visual words',
+        'words-voc': 'Visual words',
+        'vwl-voc': 'VWL-L',
+    },
 }
 
 # %% ../nbs/90_systems.ipynb #705cd8bb

@@ -111,7 +111,7 @@ class System:
         classifier = self.classifier
         if classifier is not None:
             classifier = classifier.following(lead)
-            lead = Lead(side, classifier.training.crop, classifier.backbone)
+            lead = Lead(side, classifier.training.crop, classifier.backbone, classifier)
         return dataclasses.replace(
             self, classifier=classifier, refiner=self.refiner.following(lead),
             segmenter=self.segmenter.following(lead))
@@ -129,10 +129,12 @@ def stages_of(system: System) -> tuple[str, ...]:
     "The stages that a run of a system has, in order."
     reads = set(system.segmenter.reads)
     left_out = set()
-    if 'pseudo' in reads:
+    if 'pseudo' not in reads:
+        left_out.add('segment')
+    if 'pseudo' in reads or system.cams is not None:
         reads |= set(system.refiner.reads)
     else:
-        left_out |= {'refine', 'segment'}
+        left_out.add('refine')
     if 'cams' in reads:
         reads.add('classifier')
     else:

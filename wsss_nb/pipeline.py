@@ -27,7 +27,7 @@ from .measuring import (MADE_BY, measure_cams, measure_masks, measure_new_cams,
                                require_files)
 from .methods import STAGES, RefinerMethod
 from .photos import Photos, write_mask
-from .prediction import write_masks
+from .prediction import grid_stride, write_masks
 from .refiners import missing, write_labels
 from .run import Config, Run, start_run
 from .sheets import draw_contact, draw_examples
@@ -51,7 +51,7 @@ def describe(
         'mean': list(backbone.mean),
         'std': list(backbone.std),
         'size_multiple': backbone.output_stride,
-        'output_stride': backbone.output_stride,
+        'output_stride': grid_stride(model),
     }
 
 def train_network(

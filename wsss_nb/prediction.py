@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STRIP', 'CRF_BYTES', 'VOC_PREDICTION', 'window_weights', 'windows', 'Window', 'photo_windows',
-           'straight_and_mirrored', 'window_logits', 'PredictionSettings', 'scaled', 'logits_of', 'scaled_photo',
-           'prediction_maker', 'predict_logits', 'resized_rows', 'strongest_rows', 'strongest_labels', 'check_crf',
-           'finish_labels', 'predict_labels', 'Seen', 'Finish', 'NamedPhotos', 'see_photos', 'write_masks']
+           'straight_and_mirrored', 'grid_stride', 'window_logits', 'PredictionSettings', 'scaled', 'logits_of',
+           'scaled_photo', 'prediction_maker', 'predict_logits', 'resized_rows', 'strongest_rows', 'strongest_labels',
+           'check_crf', 'finish_labels', 'predict_labels', 'Seen', 'Finish', 'NamedPhotos', 'see_photos', 'write_masks']
 
 # %% ../nbs/32_prediction.ipynb #b6a3d8db
 import math
@@ -112,15 +112,24 @@ def straight_and_mirrored(
     straight, mirrored = model(torch.stack([pixels, pixels.flip(-1)])).float()
     return torch.stack([straight, mirrored.flip(-1)])
 
+# %% ../nbs/32_prediction.ipynb #e87b1a35
+def grid_stride(
+    model: nn.Module,   # with `.backbone.output_stride`, or an `.output_stride` of its own
+) -> int:
+    "Pixels a cell of the grid of a network's answers."
+    if hasattr(model, 'output_stride'):
+        return model.output_stride
+    return model.backbone.output_stride
+
 # %% ../nbs/32_prediction.ipynb #dd2f0887
 def window_logits(
-    model: nn.Module,        # see `straight_and_mirrored`, with `.backbone.output_stride`
+    model: nn.Module,        # see `straight_and_mirrored` and `grid_stride`
     image: Image.Image,      # RGB
     mirror: bool = False,    # look at the mirror image, too: the maximum of both counts
     window: int = 1024,      # a larger image is looked at in windows of this side, pixels
 ) -> torch.Tensor:           # float32 (L, h, w), on the grid of the network
     "The logits of an image; a weighted mean over windows where it is large."
-    stride = model.backbone.output_stride
+    stride = grid_stride(model)
     found = photo_windows(image.size, stride, window)
     if len(found) == 1:
         return straight_and_mirrored(model, image, mirror).amax(0)

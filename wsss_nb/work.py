@@ -102,6 +102,7 @@ class Lead:
     side: int     # median long side of the photos, up to a multiple of 32, at most 512, pixels
     crop: int     # pixels a side of the crops of the system's first network
     backbone: BackboneSettings = FIRST   # of the system's first network
+    classifier: Any = None               # of the system, with every setting decided
 
 # %% ../nbs/18_work.ipynb #36dfeed5
 @dataclass(frozen=True)

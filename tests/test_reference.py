@@ -10,13 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from wsss_nb.cam import CAM, Views, cam_of_views, sum_of_views
 from wsss_nb.classifier import Logits
 from wsss_nb.codebook import encode_words, update_memory
+from wsss_nb.crf import refine_probabilities
 from wsss_nb.irn import boundary_displacement_loss, propagate
+from wsss_nb.kmeans import kmeans, lloyd
 from wsss_nb.losses import decov, entropy, word_loss
+from wsss_nb.metrics import ConfusionMatrix
+from wsss_nb.pictures import heat, overlay_map
 from wsss_nb.pooling import hspp
 from wsss_nb.random_walk import boundary_transition, directions, feature_transition, walk
+from wsss_nb.sc_cam import (SubClassifier, SubLogits, cluster_classes, sub_labels_of, sub_loss,
+                            sub_shares, tag_overlap, tags_of_sub)
 
 BESIDE = Path(__file__).parents[2] / 'shared' / 'reference'
 REFERENCE = Path(os.environ.get('WSSS_REFERENCE', BESIDE))
@@ -121,3 +129,172 @@ def test_irn_losses():
     loss = boundary_displacement_loss(r['edge'], r['displacement'], r['labels'], radius=radius)
     for name, value in loss._asdict().items():
         assert_near(value, r[name if name == 'total' else f'loss_{name}'])
+
+
+# SC-CAM, chapters 08 and 70
+
+
+def assert_alike(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    "Same shape, same values, relative to the largest absolute value expected."
+    atol = tolerance * expected.abs().max().item()
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol, check_dtype=False)
+
+
+@pytest.mark.parametrize('function, published', [
+    (sub_loss, {'weight': 5.}),
+    (tags_of_sub, {'threshold': .05}),
+    (kmeans, {'restarts': 10, 'spherical': False}),
+    (lloyd, {'most_rounds': 300, 'tolerance': 1e-4, 'spherical': False}),
+    (SubClassifier, {'sub_categories': 10, 'dropout': .5}),
+])
+def test_what_is_not_said_is_as_published_by_sc_cam(function, published):
+    parameters = inspect.signature(function).parameters
+    assert {name: parameters[name].default for name in published} == published
+
+
+class Seen(torch.nn.Module):
+    "A backbone whose features are the images."
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
+def test_sc_cam_classifier():
+    r = load('rivals/sc_cam_classifier')
+    classes = r['labels'].shape[1]
+    k = r['sub_labels'].shape[1] // classes
+    network = SubClassifier(Seen(r['features'].shape[1]), classes, k).eval()
+    parent = network.classifier.weight
+    sub = network.sub_classifier.weight
+    parent.data = r['weight_parent'][:, :, 0, 0]
+    sub.data = r['weight_sub'][:, :, 0, 0]
+    features = r['features'].requires_grad_()
+    logits = network(features)
+    assert_alike(logits.image, r['logits'])
+    assert_alike(logits.sub, r['sub_logits'])
+    assert_alike(features.mean((2, 3)), r['pooled'])
+    loss = sub_loss(logits, r['labels'], r['sub_labels'])
+    assert_alike(loss.image, r['loss_parent'])
+    assert_alike(loss.sub, r['loss_sub'])
+    assert_alike(loss.total, r['loss_total'])
+    loss.total.backward()
+    assert_alike(features.grad, r['grad_features'])
+    assert_alike(parent.grad[:, :, None, None], r['grad_weight_parent'])
+    assert_alike(sub.grad[:, :, None, None], r['grad_weight_sub'])
+    with torch.no_grad():
+        assert_alike(network.class_maps(features), r['cam_parent'])
+        assert_alike(network.sub_class_maps(features).flatten(1, 2), r['cam_sub'])
+
+
+def test_sc_cam_lloyd():
+    r = load('rivals/sc_cam_lloyd')
+    found = lloyd(r['points'], r['start'])
+    assert_close(found.assignment, r['assignment'], atol=0)
+    assert_alike(found.centres, r['centres'])
+    assert_alike(torch.tensor(found.inertia), r['inertia'])
+    assert found.rounds == r['iterations']
+
+
+def groups(sub_labels: torch.Tensor) -> set[frozenset]:
+    "Which photos are together in some sub-category of a class, (N, k)."
+    found = {frozenset(own.nonzero().flatten().tolist()) for own in sub_labels.T}
+    return found - {frozenset()}
+
+
+def test_sc_cam_subclasses():
+    r = load('rivals/sc_cam_subclasses')
+    k = r['k'].item()
+    named = {}
+    for own in r['labels'].T:
+        named |= dict.fromkeys(own.nonzero().flatten().tolist())
+    assert list(named) == r['order'].tolist()
+
+    clusters = cluster_classes(r['features'], r['labels'], k)
+    sub_labels = sub_labels_of(clusters, k)[r['order']]
+    assert sub_labels.dtype == r['sub_labels'].dtype
+    ours = sub_labels.unflatten(1, (-1, k))
+    theirs = r['sub_labels'].unflatten(1, (-1, k))
+    for c, expected in enumerate(r['inertia']):
+        assert groups(ours[:, c]) == groups(theirs[:, c])
+        found = kmeans(r['features'][r['labels'][:, c] > 0], k)
+        assert_alike(torch.tensor(found.inertia), expected, 1e-4)
+        nearest = torch.cdist(found.centres, r['centres'][c].double()).argmin(1)
+        assert sorted(nearest.tolist()) == list(range(k))
+        assert_alike(found.centres, r['centres'][c][nearest], 1e-4)
+
+
+def views_of(r: dict[str, torch.Tensor], name: str) -> list[torch.Tensor]:
+    "For each scale, the maps of the photo and of its mirror image: (2, K, h, w)."
+    count = len([key for key in r if key.removeprefix(name).isdigit()])
+    pairs = range(0, count, 2)
+    return [torch.stack([r[f'{name}{i}'], r[f'{name}{i + 1}']]) for i in pairs]
+
+
+class Told(torch.nn.Module):
+    "A network whose maps of some classes are the images."
+    def __init__(self, classes: torch.Tensor):
+        super().__init__()
+        self.classes = classes
+        self.anything = torch.nn.Parameter(torch.zeros(()))
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        maps = images.new_zeros(2, int(self.classes.max()) + 1, *images.shape[2:])
+        maps[:, self.classes] = images
+        return maps
+
+
+def test_sc_cam_inference():
+    r = load('rivals/sc_cam_inference')
+    size = tuple(r['size'].tolist())
+    views = Views(views_of(r, 'view_'), r['classes'], size)
+    with torch.no_grad():
+        cam = cam_of_views(Told(r['classes']), views, stride=1, merge='sum')
+    assert_alike(torch.from_numpy(cam.maps), r['maps'])
+    labels = cam.to_labels(.15)
+    assert np.array_equal(labels, r['prediction'].numpy())
+
+    sums = sum_of_views(views_of(r, 'view_sub_'), size, 'sum').unflatten(0, (-1, r['k'].item()))
+    shares = sub_shares(sums)
+    assert_alike(shares.amax(1), r['sub_maps_max'])
+    assert_alike(shares[:, 0], r['sub_maps_first'])
+    sub_cam = CAM(cam.classes, shares.amax(1).numpy(), size)
+    assert np.array_equal(sub_cam.to_labels(.15), r['prediction_sub'].numpy())
+
+    matrix = ConfusionMatrix(len(r['class_iou']))
+    matrix.update(labels, r['truth'].numpy())
+    iou = torch.from_numpy(np.nan_to_num(matrix.iou(), nan=-1))
+    assert_alike(iou, r['class_iou'])
+    is_there = matrix.matrix.sum(1) > 0
+    assert_alike(iou[is_there].mean(), r['mean_iou'])
+
+    # what is drawn stays as it is
+    photo = Image.new('RGB', size[::-1])
+    before = cam.maps.copy()
+    for values in cam.maps:
+        heat(values)
+        overlay_map(photo, values)
+    assert np.array_equal(cam.maps, before)
+    assert not np.allclose(cam.maps, r['saved_by_the_published_script'].numpy())
+
+
+def test_sc_cam_tags():
+    r = load('rivals/sc_cam_tags')
+    k = r['sub_probabilities'].shape[1] // r['labels'].shape[1]
+    named = tags_of_sub(r['sub_probabilities'], k)
+    assert_close(named, r['predicted'] > 0, atol=0)
+    assert_close(tag_overlap(named, r['labels']).round(decimals=4), r['accuracy'], atol=1e-6)
+
+
+def test_sc_cam_crf():
+    r = load('rivals/sc_cam_crf')
+    strongest = r['maps'].amax(0, keepdim=True)
+    for name in [key for key in r if key.startswith('crf_alpha_')]:
+        alpha = int(name.rpartition('_')[2])
+        scores = torch.cat([(1 - strongest) ** alpha, r['maps']])
+        snapped = refine_probabilities(
+            r['image'].numpy(), scores.numpy(), gaussian_sigma=3, gaussian_compatibility=3,
+            bilateral_sigma=80, colour_sigma=13, bilateral_compatibility=10)
+        assert_alike(torch.from_numpy(snapped), r[name], 1e-3)

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from wsss_nb.cam import CAM, Views, cam_of_views, sum_of_views
+from wsss_nb.backbones import Backbone
+from wsss_nb.cam import sum_of_views
 from wsss_nb.classifier import Logits
 from wsss_nb.codebook import encode_words, update_memory
 from wsss_nb.crf import refine_probabilities
@@ -21,7 +23,12 @@ from wsss_nb.kmeans import kmeans, lloyd
 from wsss_nb.losses import decov, entropy, word_loss
 from wsss_nb.metrics import ConfusionMatrix
 from wsss_nb.pictures import heat, overlay_map
-from wsss_nb.pooling import hspp
+from wsss_nb.one_stage import (GlobalCue, OneStageLogits, OneStageNetwork, balanced_loss, enlarge,
+                               focal_penalty, mask_scores, one_stage_loss, own_labels,
+                               pseudo_labels, refined_masks, stochastic_gate, with_background)
+from wsss_nb.one_stage_system import to_cam
+from wsss_nb.pamr import DILATIONS, colour_deviation, pamr, pamr_weights
+from wsss_nb.pooling import gap, hspp
 from wsss_nb.random_walk import boundary_transition, directions, feature_transition, walk
 from wsss_nb.sc_cam import (SubClassifier, SubLogits, cluster_classes, sub_labels_of, sub_loss,
                             sub_shares, tag_overlap, tags_of_sub)
@@ -298,3 +305,176 @@ def test_sc_cam_crf():
             r['image'].numpy(), scores.numpy(), gaussian_sigma=3, gaussian_compatibility=3,
             bilateral_sigma=80, colour_sigma=13, bilateral_compatibility=10)
         assert_alike(torch.from_numpy(snapped), r[name], 1e-3)
+
+
+# 1Stage (chapters 28, 75 and 77)
+def assert_equals(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    "Same shape, same values up to a share of the largest one."
+    largest = expected.abs().max().clamp(min=1e-12).item()
+    assert_close(actual, expected, atol=tolerance * largest)
+
+
+def state_of(r: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
+    "The tensors of a published network, with the beginnings of their names replaced by ours."
+    found = {}
+    for name, tensor in r.items():
+        own = name.removeprefix('state__')
+        theirs = [start for start in names if own.startswith(start)]
+        if own != name and theirs:
+            start = max(theirs, key=len)
+            found[names[start] + own.removeprefix(start)] = tensor
+    return found
+
+
+def load_published(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    "Load all of a network but counters of batches, which the arrays lack."
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(name.endswith('num_batches_tracked') for name in missing)
+
+
+CUE = {'fc_deep.': 'cue.', 'fc_skip.': 'fine.', 'fc_cls.': 'last.'}
+
+
+def test_one_stage_scores():
+    r = load('rivals/one_stage_scores')
+    found = mask_scores(r['logits'], r['p'].item())
+    for name, value in zip(('masks', 'ngwp', 'focal', 'scores'), found):
+        assert_equals(value, r[name])
+    areas = found.masks[:, 1:].mean((2, 3))
+    assert_equals(focal_penalty(areas, r['p'].item(), r['lam'].item()), r['focal'])
+
+
+def test_one_stage_pamr():
+    r = load('rivals/one_stage_pamr')
+    dilations = r['dilations'].tolist()
+    assert dilations == list(DILATIONS)
+    assert_equals(colour_deviation(r['image'], dilations), r['std'])
+    height, width = r['weights_crop'].shape[2:]
+    weights = pamr_weights(r['image'], dilations)[..., :height, :width]
+    assert_equals(weights, r['weights_crop'])
+    for rounds in (1, 10):
+        refined = pamr(r['image'], r['masks'], dilations, rounds)
+        assert_equals(refined, r[f'refined_{rounds}'])
+    near = pamr(r['image'], r['masks'], dilations[:1], 10)
+    assert_equals(near, r['refined_10_dilation_1'])
+    assert_equals(pamr(r['image'], r['masks_small'], dilations), r['refined_small'])
+
+
+def published_pseudo(labels: torch.Tensor, count: int) -> torch.Tensor:
+    "Labels (B, H, W) as (B, L, H, W) of 0 and 1."
+    return torch.nn.functional.one_hot(labels, 256)[..., :count].movedim(-1, 1)
+
+
+def test_one_stage_pseudo_labels():
+    r = load('rivals/one_stage_pseudo')
+    shares = [r[name].item() for name in ('top', 'top_background', 'low')]
+    labels = pseudo_labels(r['masks'], r['labels'], *shares)
+    assert torch.equal(labels, pseudo_labels(r['masks'], r['labels']))
+    found = published_pseudo(labels, r['masks'].shape[1])
+    assert (found == r['pseudo']).float().mean() > .999
+
+
+def test_one_stage_pixel_loss():
+    r = load('rivals/one_stage_mask_loss')
+    logits = r['logits'].requires_grad_()
+    known = r['pseudo'].sum(1) > 0
+    labels = torch.where(known, r['pseudo'].argmax(1), 255)
+    loss = balanced_loss(logits, labels, r['labels'])
+    assert_equals(loss, r['loss'])
+    loss.sum().backward()
+    assert_equals(logits.grad, r['grad_of_sum'])
+
+
+def test_one_stage_step():
+    r = load('rivals/one_stage_step')
+    logits = r['logits'].requires_grad_()
+    tags = r['labels']
+    scored = mask_scores(logits)
+    assert_equals(scored.scores, r['scores'])
+    tagged = (scored.masks[:, 1:].mean((2, 3)) * tags).sum(1) / tags.sum(1)
+    assert_equals(tagged, r['foreground'])
+    size = r['image'].shape[2:]
+    kept = r['kept_channels']
+    plain = refined_masks(scored.masks, r['image'], tags, rounds=0)
+    refined = refined_masks(scored.masks, r['image'], tags)
+    assert_equals(plain[:, kept], r['cam'])
+    assert_equals(refined[:, kept], r['refined'])
+    assert refined.sum() - refined[:, kept].sum() < 1e-3 * refined.sum()
+    labels = pseudo_labels(refined, tags)
+    assert labels.shape[1:] == size
+    assert (labels == r['pseudo_labels']).float().mean() > .999
+    assert_equals(balanced_loss(with_background(logits), labels, tags), r['loss_mask'])
+    said = OneStageLogits(scored.scores, logits, scored.masks)
+    terms = one_stage_loss(said, r['image'], tags)
+    assert_equals(terms['tags'], r['loss_class'])
+    assert_equals(terms['total'], r['total'])
+    terms['total'].backward()
+    assert_equals(logits.grad, r['grad_logits'])
+
+
+def test_one_stage_gate():
+    r = load('rivals/one_stage_gate')
+    pair = (r['deep'], r['shallow'], r['psi'].item())
+    assert_equals(stochastic_gate(*pair, r['keep']), r['train'])
+    assert_equals(stochastic_gate(*pair), r['test'])
+
+
+def test_one_stage_cue():
+    r = load('rivals/one_stage_gci')
+    cue = GlobalCue(r['shallow'].shape[1], r['deep'].shape[1])
+    load_published(cue, state_of(r, CUE))
+    assert_equals(cue.eval()(r['shallow'], r['deep']), r['test'])
+    assert_equals(cue.train()(r['shallow'], r['deep']), r['train'])
+
+
+def test_one_stage_decoder():
+    r = load('rivals/one_stage_decoder')
+    names = {'shallow_mask.' + theirs: 'cue.' + ours for theirs, ours in CUE.items()}
+    for number in range(4):
+        names[f'aspp.aspp{number + 1}.atrous_conv'] = f'aspp.views.{number}.0'
+        names[f'aspp.aspp{number + 1}.bn'] = f'aspp.views.{number}.1'
+    names |= {'aspp.global_avg_pool.1': 'aspp.whole.0', 'aspp.global_avg_pool.2': 'aspp.whole.1',
+              'aspp.conv1': 'aspp.mix.0', 'aspp.bn1': 'aspp.mix.1', 'fc8_skip': 'skip',
+              'fc8_x': 'merge', 'last_conv.0': 'last.0.0', 'last_conv.1': 'last.0.1',
+              'last_conv.4': 'last.2.0', 'last_conv.5': 'last.2.1', 'last_conv.8': 'last.4'}
+    channels = [r['shallow'].shape[1], r['deep'].shape[1]]
+    stages = [torch.nn.Identity(), torch.nn.Identity()]
+    backbone = Backbone(stages, channels, [4, 8], (0.,) * 3, (1.,) * 3)
+    network = OneStageNetwork(backbone, r['logits'].shape[1], len(r['aspp'][0]))
+    load_published(network, state_of(r, names))
+    network.eval()
+    assert_equals(network.aspp(r['deep']), r['aspp'])
+    logits = network.decode(r['deep'], r['shallow'])
+    assert_equals(logits, r['logits'])
+    assert_equals(mask_scores(logits).scores, r['scores'])
+
+
+def test_one_stage_baseline():
+    r = load('rivals/one_stage_baseline')
+    weight = r['weight']
+    assert_equals(gap(r['features']) @ weight.T, r['scores'])
+    maps = torch.nn.functional.conv2d(r['features'], weight[:, :, None, None])
+    maps = enlarge(maps, r['size'].tolist()).relu()
+    maps = maps / (maps.amax((2, 3), keepdim=True) + 1e-5)
+    background = torch.full_like(maps[:, :1], r['background'].item())
+    count = r['masks'].shape[1]
+    assert_equals(torch.cat([background, maps], 1)[:, :count], r['masks'])
+
+
+def test_one_stage_views():
+    r = load('rivals/one_stage_merge')
+    seen = []
+    for views, pads in zip(r['masks'].split(2), r['pads'].long().split(2)):
+        cut = [masks[:, top:top + height, left:left + width]
+               for masks, (top, left, height, width) in zip(views, pads.tolist())]
+        seen.append(torch.stack(cut))
+    size = r['size'].tolist()
+    merged = sum_of_views(seen, size, 'sum') / len(r['masks'])
+    allowed = own_labels(r['labels'][None])[0]
+    power = r['bg_power'].item()
+    assert_equals(merged[0] ** power, r['merged'][0])
+    assert_equals(merged[1:] * allowed[1:, None, None], r['merged'][1:])
+    chosen = allowed.nonzero().flatten()
+    cam = to_cam(merged[chosen], chosen[1:] - 1, tuple(size), power)
+    assert (cam.to_labels(.5) == r['prediction'].numpy()).mean() > .999

@@ -393,13 +393,14 @@ def table_a(
     for number, (seed, name) in enumerate(todo, 1):
         config = comparison.config(systems[name], f'{name}-{seed}', seed=seed)
         asked = settings_of_run(config, comparison.systems[name])
-        if found.get((seed, name), {}).get('settings') != asked:
+        is_there = found.get((seed, name), {}).get('settings') == asked
+        if not is_there:
             say(f'{number} of {len(todo)}: {name}, seed {seed}')
             row = measure_system(comparison, name, config)
             tried = [f'{rate:g}: {score:.1f}' for rate, score in by_rate(trials, name).items()]
             found[seed, name] = row | {'rates': ', '.join(tried)}
-        rows = in_order(found.values(), systems, 'system')
-        if process().is_main_process:
+        if process().is_main_process and (not is_there or number == len(todo)):
+            rows = in_order(found.values(), systems, 'system')
             text = write_table_a(comparison, rows, trials)
         process().wait_for_everyone()
     return text if process().is_main_process else ''

@@ -81,7 +81,8 @@ def changed(
         return found
     if isinstance(value, list):
         value = ' '.join(str(item) for item in value)
-    return [f'{path} {value}'.replace('_', '-')]
+    option = path.replace('_', '-')
+    return [f'{option} {value}']
 
 def describe_method(
     method: Any,   # a method, or None

@@ -5,6 +5,7 @@ WSSS_REFERENCE names, or in `../shared/reference` beside the repository. A test 
 there is skipped. Sizes and settings are read from the arrays."""
 import inspect
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,20 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss_nb.cam import CAM, Views, cam_of_views, sum_of_views
+from wsss_nb.affinity import PSA_CRF, AffinityNet
+from wsss_nb.cam import CAM, Views, cam_of_views, resize_maps, sum_of_views
 from wsss_nb.backbones import Backbone
-from wsss_nb.cam import sum_of_views
 from wsss_nb.classifier import Logits
 from wsss_nb.codebook import encode_words, update_memory
 from wsss_nb.crf import refine_probabilities
+from wsss_nb.deeplab_v1 import WideHead, mean_labels
+from wsss_nb.dynamic_ssdd import (StepCRF, batch_difference_loss, crf_advice, crf_probabilities,
+                                  dynamic_difference_loss, dynamic_segmentation_loss, integrate,
+                                  sharpened, summed_probabilities, tagged_prediction,
+                                  tagged_probabilities)
 from wsss_nb.irn import boundary_displacement_loss, propagate
 from wsss_nb.kmeans import kmeans, lloyd
+from wsss_nb.loaders import Batch
 from wsss_nb.losses import decov, entropy, word_loss
 from wsss_nb.metrics import ConfusionMatrix
 from wsss_nb.pictures import heat, overlay_map
@@ -32,6 +39,11 @@ from wsss_nb.pooling import gap, hspp
 from wsss_nb.random_walk import boundary_transition, directions, feature_transition, walk
 from wsss_nb.sc_cam import (SubClassifier, SubLogits, cluster_classes, sub_labels_of, sub_loss,
                             sub_shares, tag_overlap, tags_of_sub)
+from wsss_nb.ssdd import (DifferenceNet, FixedNorm, SegmentationHead, difference_loss, find_flags,
+                          image_losses, merge, merge_weight)
+from wsss_nb.seam import (SeamClassifier, aligned, compete, correlate, ecr_loss, pooled_scores,
+                          quiet_loss, ranged, seam_loss, seam_training_loss, stretched,
+                          walked_labels, winners)
 
 BESIDE = Path(__file__).parents[2] / 'shared' / 'reference'
 REFERENCE = Path(os.environ.get('WSSS_REFERENCE', BESIDE))
@@ -478,3 +490,319 @@ def test_one_stage_views():
     chosen = allowed.nonzero().flatten()
     cam = to_cam(merged[chosen], chosen[1:] - 1, tuple(size), power)
     assert (cam.to_labels(.5) == r['prediction'].numpy()).mean() > .999
+
+
+# SEAM (chapters 33 and 71)
+
+
+class Stages(torch.nn.Module):
+    "A backbone whose stages were computed before, by the size of the image."
+    def __init__(self, stages: dict[tuple[int, int], list[torch.Tensor]]):
+        super().__init__()
+        self.stages = stages
+        first = next(iter(stages.values()))
+        self.stage_channels = tuple(features.shape[1] for features in first)
+        self.channels = self.stage_channels[-1]
+
+    def stage_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return self.stages[tuple(images.shape[-2:])]
+
+
+def size_of(images: torch.Tensor) -> tuple[int, int]:
+    return tuple(images.shape[-2:])
+
+
+def published_seam(r: dict[str, torch.Tensor], stages: dict) -> SeamClassifier:
+    "The network with the weights of a file, without dropout."
+    widths = [len(r[f'weight_{name}']) for name in ('f4', 'f5', 'f9')]
+    network = SeamClassifier(Stages(stages), len(r['weight_cam']) - 1, widths)
+    layers = (network.classifier, *network.reduce, network.mix)
+    for layer, name in zip(layers, ('cam', 'f4', 'f5', 'f9')):
+        layer.weight.data = r[f'weight_{name}']
+    return network.eval()
+
+
+@pytest.mark.parametrize('function, published', [
+    (ecr_loss, {'hard': .2}),
+    (seam_loss, {'weights': (1., 1.), 'hard': .2}),
+    (seam_training_loss, {'copy': .3, 'weights': (1., 1.), 'hard': .2}),
+    (SeamClassifier, {'widths': (64, 128, 192), 'dropout': .5}),
+    (pooled_scores, {'power': 6, 'side': 8}),
+    (WideHead, {'dilation': 12, 'width': 512}),
+])
+def test_what_is_not_said_is_as_published_by_seam(function, published):
+    parameters = inspect.signature(function).parameters
+    assert {name: parameters[name].default for name in published} == published
+
+
+def test_seam_pcm():
+    r = load('rivals/seam_pcm')
+    weight = r['weight'].requires_grad_()
+    features = r['features'].requires_grad_()
+    refined = correlate(r['cam'], torch.nn.functional.conv2d(features, weight))
+    assert_alike(refined, r['refined'])
+    (refined * r['cotangent']).sum().backward()
+    assert_alike(weight.grad, r['grad_weight'])
+    assert_alike(features.grad, r['grad_features'])
+
+
+def test_seam_forward():
+    r = load('rivals/seam_forward')
+    image = r['image']
+    stages = [r['conv4'], r['conv5'], r['conv6']]
+    network = published_seam(r, {size_of(image): stages})
+    with torch.no_grad():
+        maps = network(image)
+        assert_alike(network.appearance(image, stages), r['pcm_input_features'])
+    assert_alike(compete(maps.raw), r['pcm_input_cam'])
+    assert_alike(maps.refined, r['pcm_output'])
+    assert_alike(aligned(maps.raw, size_of(image)), r['cam'])
+    assert_alike(aligned(maps.refined, size_of(image)), r['cam_refined'])
+    assert_alike(maps.image, r['cam'][:, 1:].mean((2, 3)))
+    assert torch.equal(network.class_maps(image), maps.refined[:, 1:])
+    assert torch.equal(network.raw_maps(image), maps.raw[:, 1:].relu())
+
+
+def test_seam_pieces():
+    r = load('rivals/seam_pieces')
+    assert_alike(ranged(r['map']), r['map_normalised'])
+    assert_alike(quiet_loss(r['pool_input']), r['pool_loss'], 1e-6)
+    assert torch.equal(winners(r['winner_input'][:, 1:])[:, 1:], r['winner_output'][:, 1:])
+
+
+SEAM_MAPS = ('cam', 'cam_refined', 'cam_small', 'cam_refined_small')
+
+
+def test_seam_losses():
+    r = load('rivals/seam_losses')
+    maps = [r[name].requires_grad_() for name in SEAM_MAPS]
+    er = 20 / r['labels'].shape[1]      # the published weight is that of any number of classes
+    loss = seam_loss(*maps, r['labels'], (size_of(maps[0]), size_of(maps[2])), (er, 1.))
+    assert_alike(loss.tags, r['loss_tags'].mean())
+    assert_alike(loss.minimum, r['loss_min'].mean())
+    assert_alike(loss.er, r['loss_er'])
+    assert_alike(loss.ecr, r['loss_ecr'].sum())
+    assert_alike(loss.total, r['total'])
+    loss.total.backward()
+    for name, tensor in zip(SEAM_MAPS, maps):
+        assert_alike(tensor.grad, r[f'grad_{name}'])
+
+
+def test_seam_step():
+    r = load('rivals/seam_step')
+    image = r['image']
+    last = [r[f'features_conv6{view}'].requires_grad_() for view in ('', '_small')]
+    small = tuple(int(.3 * side) for side in size_of(image))
+    stages = {}
+    for size, view, features in zip((size_of(image), small), ('', '_small'), last):
+        stages[size] = [r[f'features_conv4{view}'], r[f'features_conv5{view}'], features]
+    network = published_seam(r, stages)
+    er = 20 / r['labels'].shape[1]
+    terms = seam_training_loss(network, Batch(image, {'tags': r['labels']}), weights=(er, 1.))
+    tags, tags_small, least, least_small, er, ecr, ecr_small, total = r['losses']
+    assert_alike(terms['tags'], (tags + tags_small) / 2)
+    assert_alike(terms['minimum'], (least + least_small) / 2)
+    assert_alike(terms['er'], er)
+    assert_alike(terms['ecr'], ecr + ecr_small)
+    assert_alike(terms['total'], total)
+    terms['total'].backward()
+    layers = (network.classifier, *network.reduce, network.mix)
+    for layer, name in zip(layers, ('cam', 'f4', 'f5', 'f9')):
+        assert_alike(layer.weight.grad, r[f'grad_weight_{name}'])
+    assert not network.classifier.weight.grad[0].any()
+    for features, view in zip(last, ('', '_small')):
+        assert_alike(features.grad, r[f'grad_conv6{view}'])
+
+
+def test_seam_inference():
+    r = load('rivals/seam_inference')
+    names = sorted((name for name in r if name.startswith('view_')), key=lambda n: int(n[5:]))
+    pairs = zip(names[::2], names[1::2])
+    views = [torch.stack([r[one], r[other]])[:, 1:] for one, other in pairs]
+    summed = sum_of_views(views, tuple(r['size'].tolist()), 'sum')
+    assert_alike(summed.relu(), r['summed'])
+    assert_alike(stretched(summed), r['maps'])
+
+
+@pytest.mark.parametrize('power', [4, 24])
+def test_seam_crf(power):
+    r = load('rivals/seam_crf')
+    maps = r['maps'].numpy()
+    scores = np.concatenate([(1 - maps.max(0, keepdims=True)) ** power, maps])
+    refined = refine_probabilities(r['image'].numpy(), scores, gaussian_sigma=3,
+                                   bilateral_compatibility=10, **PSA_CRF)
+    assert_alike(torch.from_numpy(refined), r[f'crf_alpha_{power}'], 1e-3)
+
+
+def test_seam_walk():
+    r = load('rivals/seam_walk')
+    scores = pooled_scores(r['maps'].float())
+    assert_alike(scores, r['pooled'])
+    padded = (8 * scores.shape[1], 8 * scores.shape[2])
+    names = ('f4', 'f5', 'f6')
+    stages = Stages({padded: [r['conv4'], r['conv5'], r['conv6']]})
+    network = AffinityNet(stages, [len(r[f'weight_{name}']) for name in names])
+    for layer, name in zip((*network.reduce, network.mix), (*names, 'f9')):
+        layer.weight.data = r[f'weight_{name}']
+    with torch.no_grad():
+        features = network(torch.zeros(1, 3, *padded))[0]
+    walked = walk(scores, feature_transition(features, radius=5, beta=8), steps=64)
+    assert_alike(walked, r['walked'], 1e-4)
+    labels = walked_labels(walked, tuple(r['size'].tolist()))
+    differs = labels != r['prediction']
+    enlarged = resize_maps(walked, padded).sort(0).values[:, :differs.shape[0], :differs.shape[1]]
+    assert (enlarged[-1] - enlarged[-2])[differs].lt(1e-5 * walked.max()).all()    # but for ties
+
+
+HEAD = {'conv_fov': 'wide', 'bn_fov': 'wide_norm', 'conv_fov2': 'narrow',
+        'bn_fov2': 'narrow_norm', 'cls_conv': 'scores'}
+
+
+def test_seam_deeplab():
+    r = load('rivals/seam_deeplab')
+    state = {}
+    for name, tensor in r.items():
+        if name.startswith('weight__'):
+            layer, kind = name.removeprefix('weight__').split('__')
+            state[f'{HEAD[layer]}.{kind}'] = tensor
+    width, channels = state['wide.weight'].shape[:2]
+    head = WideHead(channels, len(state['scores.bias']), width=width).eval()
+    head.load_state_dict(state, strict=False)     # without counters of batches
+    with torch.no_grad():
+        logits = aligned(head(r['features']), tuple(r['size'].tolist()))
+    assert_alike(logits[:, :, ::4, ::4], r['logits_sampled'])
+    names = sorted((name for name in r if re.fullmatch(r'view_\d+', name)),
+                   key=lambda name: int(name[5:]))
+    pairs = zip(names[::2], names[1::2])
+    views = [torch.stack([r[one], r[other]]) for one, other in pairs]
+    labels = mean_labels(views, tuple(r['view_size'].tolist()))
+    assert torch.equal(labels, r['prediction'].long())
+
+
+# SSDD (chapters 74, 76 and 77)
+
+DIFFERENCE_NET = {
+    'conv1ab.conv1': 'photo.0', 'conv1ab.bn1': 'photo.1', 'conv1c.conv1': 'mask.0',
+    'conv1c.bn1': 'mask.1', 'conv1abc.conv1': 'both.path.0', 'conv1abc.bn1': 'both.path.1',
+    'conv1abc.conv2': 'both.path.3', 'conv1abc.bn2': 'both.path.4',
+    'conv1abc.conv3': 'both.path.6', 'conv1abc.bn3': 'both.path.7',
+    'conv1abc.downsample': 'both.shortcut.0', 'conv1abc.bnd': 'both.shortcut.1',
+    'pred_abc': 'last'}
+
+
+def difference_net(r: dict[str, torch.Tensor], head: str, net: str) -> DifferenceNet:
+    "A published network; batch norms that the arrays don't have are as they begin."
+    names = {f'{head}.{theirs}': ours for theirs, ours in DIFFERENCE_NET.items()}
+    names |= {f'{net}.{theirs}': ours for theirs, ours in DIFFERENCE_NET.items()}
+    state = state_of(r, names)
+    width, channels = state['photo.0.weight'].shape[:2]
+    network = DifferenceNet(channels - r['shallow'].shape[1], r['shallow'].shape[1],
+                            state['mask.0.weight'].shape[1], width)
+    left = network.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys
+    layers = dict(network.named_modules())
+    missed = {layers[name.rpartition('.')[0]] for name in left.missing_keys}
+    assert all(isinstance(layer, FixedNorm) for layer in missed)
+    return network
+
+
+def test_ssdd_flags():
+    r = load('rivals/ssdd_flags')
+    flags = find_flags(r['knowledge'].long(), r['advice'].long(), r['labels'],
+                       r['threshold'].item())
+    assert_close(flags.float(), r['flags'], atol=0)
+
+
+@pytest.mark.parametrize('name, bias, beta', [('bias04', .4, 0.), ('bias01_bg01', .1, .1)])
+def test_ssdd_integrate(name, bias, beta):
+    r = load('rivals/ssdd_integrate')
+    knowledge, advice = [r[map].long() for map in ('knowledge', 'advice')]
+    chances = [r[f'diff_logits_{map}'][:, 0].sigmoid() for map in ('knowledge', 'advice')]
+    weight = merge_weight(chances, knowledge, advice, r['flags'] > 0, bias, beta)
+    assert_equals(weight, r[f'weight_{name}'])
+    assert torch.equal(merge(knowledge, advice, weight), r[f'merged_{name}'].long())
+
+
+def test_ssdd_difference_loss():
+    r = load('rivals/ssdd_dd_loss')
+    logits = r['diff_logits'].requires_grad_()
+    loss = difference_loss(logits[:, 0], r['difference'], r['flags'] > 0)
+    loss.backward()
+    assert_equals(image_losses(logits[:, 0], r['difference']), r['per_image'])
+    assert_equals(batch_difference_loss(logits[:, 0], r['difference']), r['whole_batch'])
+    assert_equals(loss, r['loss'], 2e-5)
+    assert_equals(logits.grad, r['grad'], 2e-5)
+
+
+def test_ssdd_networks():
+    r = load('rivals/ssdd_networks')
+    network = difference_net(r, 'head', 'dd').train()
+    assert_equals(network.see(r['deep'], r['shallow']), r['head'])
+    masks = [r['knowledge'].long(), r['advice'].long()]
+    foreseen = network(r['deep'], r['shallow'], masks)
+    for d, name in zip(foreseen, ('knowledge', 'advice')):
+        assert_equals(d[:, None], r[f'diff_logits_{name}'])
+
+
+def test_ssdd_segmentation_head():
+    r = load('rivals/ssdd_segmentation_head')
+    state = state_of(r, {'seg1.conv1': 'first', 'seg1.bn1': 'norm', 'seg2': 'last'})
+    width, channels = state['first.weight'].shape[:2]
+    network = SegmentationHead(channels, len(state['last.weight']), width, dilation=12)
+    load_published(network, state)
+    scores = network.train()(r['features']).on(r['segmentation'].shape[-2:])
+    assert_equals(scores.logits[:, :r['segmentation'].shape[1]], r['segmentation'])
+    assert_equals(scores.middle[:len(r['middle'])], r['middle'])
+
+
+def test_ssdd_tagged_prediction():
+    r = load('rivals/ssdd_tagged_prediction')
+    assert_equals(tagged_probabilities(r['logits'], r['labels']), r['probabilities'])
+    assert torch.equal(tagged_prediction(r['logits'], r['labels']), r['prediction'].long())
+
+
+def test_ssdd_crf_advice():
+    r = load('rivals/ssdd_crf_advice')
+    crf = StepCRF(iterations=r['iterations'].item())
+    found = crf_probabilities(r['image'], r['logits'], r['labels'], crf)
+    assert_close(found[:, r['channels']], r['crf'], atol=1e-4)
+    assert torch.equal(crf_advice(r['image'], r['logits'], r['labels'], crf), r['advice'].long())
+    assert torch.equal(tagged_prediction(r['logits'], r['labels']), r['knowledge'].long())
+
+
+def test_ssdd_dynamic_step():
+    r = load('rivals/ssdd_dynamic_step')
+    maps = {'knowledge': r['main_prediction'].long(), 'advice': r['advice'].long(),
+            'seed': r['seed'].long(), 'prediction': r['sub_prediction'].long()}
+    nets = [difference_net(r, f'dd_head{n}', f'dd{n}') for n in (0, 1)]
+    middles = (r['main_deep'], r['sub_deep'])
+    step = integrate(nets, middles, r['shallow'], maps, r['labels'])
+    for merged, order, names in ((step.first, 'first', ('knowledge', 'advice')),
+                                 (step.second, 'second', ('seed', 'merged'))):
+        for d, name in zip(merged.logits, names):
+            assert_equals(d[:, None], r[f'{order}_{name}'])
+        assert_close(merged.flags.float(), r[f'{order}_flags'], atol=0)
+    assert torch.equal(step.first.labels, r['first_merged'].long())
+    assert torch.equal(step.second.labels, r['merged'].long())
+    assert_equals(dynamic_difference_loss(step)[None], r['loss_dd'])
+
+
+def test_ssdd_dynamic_loss():
+    r = load('rivals/ssdd_dynamic_loss')
+    main = r['main_logits'].requires_grad_()
+    loss = dynamic_segmentation_loss(main, r['sub_logits'], r['seed'].long(), r['merged'].long())
+    loss.backward()
+    assert_equals(loss, r['loss_segmentation'])
+    assert_equals(main.grad[:1], r['grad_main'])
+
+
+def test_ssdd_test():
+    r = load('rivals/ssdd_test')
+    network = torch.nn.Conv2d(3, len(r['bias']), 3, padding=1)
+    network.load_state_dict({'weight': r['weight'], 'bias': r['bias']})
+    with torch.no_grad():
+        summed = summed_probabilities(network, r['image'])
+        found = sharpened(summed, tuple(r['size'].tolist()))
+    assert_equals(summed, r['summed'])
+    assert_equals(found[:len(r['probabilities'])], r['probabilities'])
+    assert torch.equal(found.argmax(0), r['prediction'].long())

@@ -5,8 +5,8 @@ import pickle
 import pytest
 
 from wsss_nb.files import (
-    Fault, InputError, collecting, files_by_stem, read_csv, read_json, read_list, read_text,
-    whole_file, write_json)
+    Fault, InputError, collecting, files_by_stem, one_form, read_csv, read_json, read_list,
+    read_text, whole_file, write_json)
 
 
 # Errors
@@ -78,10 +78,17 @@ def test_read_list(tmp_path, content):
 
 
 @pytest.mark.parametrize('read', [read_list, read_text, read_csv])
-def test_text_that_cannot_be_read(tmp_path, read):
+@pytest.mark.parametrize('content, words', [
+    ('caf\u00e9 b\u00e4r'.encode() + b' \xe9 ', 'the text is not in UTF-8. Save it as UTF-8'),
+    (b'\xef\xbb\xbfb\xe4r', 'the text is not in UTF-8'),          # says that it is, and isn't
+    (b'b\x81r', 'the text is not in UTF-8'),                      # no letter of Windows-1252
+    (b'\xff\xfea\0\x3d\xd8', 'the text is not in UTF-8'),         # half a pair of UTF-16
+    (b'PK\x03\x04\x14\x00\x06', 'this is no text. Save it as text; a spreadsheet as "CSV'),
+    (b'a\nb\0c\n', 'this is no text')])
+def test_text_that_cannot_be_read(tmp_path, read, content, words):
     path = tmp_path/'list.txt'
-    path.write_bytes('a\n'.encode('utf-16'))
-    with pytest.raises(InputError, match='list.txt: the text is not in UTF-8. Save it as UTF-8'):
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f'list.txt: {words}'):
         read(path)
     with pytest.raises(InputError, match='nowhere.txt: the file cannot be read'):
         read(tmp_path/'nowhere.txt')
@@ -89,10 +96,31 @@ def test_text_that_cannot_be_read(tmp_path, read):
         read(tmp_path)
 
 
+@pytest.mark.parametrize('encoding', [
+    'utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'cp1252', 'latin-1'])
+def test_text_of_any_editor(tmp_path, encoding):
+    path = tmp_path/'list.txt'
+    path.write_bytes('B\u00e4r auf Sofa\r\nL\u00f6we\r\n'.encode(encoding))
+    assert read_list(path) == ['B\u00e4r auf Sofa', 'L\u00f6we']
+
+
+def test_names_have_one_form(tmp_path):
+    path = tmp_path/'list.txt'
+    for written in ('caf\u00e9', 'cafe\u0301'):
+        path.write_text(f' {written} \n', encoding='utf-8')
+        assert read_list(path) == read_csv(path)[0] == ['caf\u00e9']
+        assert one_form(written) == 'caf\u00e9'
+        (tmp_path/f' {written} .jpg').touch()
+    assert [*files_by_stem(tmp_path, ('.jpg',))] == ['caf\u00e9']
+    assert len(files_by_stem(tmp_path, ('.jpg',))['caf\u00e9']) == 2
+
+
 def test_read_csv(tmp_path):
     path = tmp_path/'tags.csv'
     path.write_bytes(b'a, b\r"c, d","e ""f"""\r\r')
     assert read_csv(path) == [['a', 'b'], ['c, d', 'e "f"'], []]
+    path.write_text('a\t"b\tc"\n')
+    assert read_csv(path, '\t') == [['a', 'b\tc']]
     path.write_text('a,"b\nc,d\n')
     with pytest.raises(InputError, match='tags.csv: the table is broken .*Save it again as CSV'):
         read_csv(path)

@@ -2,7 +2,9 @@
 import json
 import shutil
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -158,15 +160,20 @@ def test_terms_that_no_system_can_meet_are_refused_before_anything_is_made(shape
     refused('not every training photo has a mask')
 
 
-def test_a_budget_is_shared_out_once(shapes, tmp_path):
+def test_a_budget_is_shared_out_once(shapes, tmp_path, monkeypatch):
+    # a clock on which everything takes a second: 2 steps an epoch, and one second besides
+    ticking = SimpleNamespace(perf_counter=count().__next__)
+    monkeypatch.setattr('wsss_nb.terms.time', ticking)
     rounds = replace(BASELINE, classifier=Rounds(RANDOM, SHORT, pooling='gap', words=None))
     systems = {'baseline': BASELINE, 'rounds': rounds}
     terms = Terms(budget=.2)
     first, _ = settled(compared(shapes, tmp_path/'out', systems, terms), (0,))
     paces = read_json(tmp_path/'out'/'plan.json')['paces']
+    assert paces == {
+        'baseline': {'epochs': 5.5, 'seconds an epoch': 2., 'seconds besides': 1.},
+        'rounds': {'epochs': 2.75, 'seconds an epoch': 4., 'seconds besides': 1.}}
     for name, system in first.items():
-        assert system.classifier.training.epochs == paces[name]['epochs'] > 0
-    assert paces['rounds']['seconds an epoch'] > 1.2 * paces['baseline']['seconds an epoch']
+        assert system.classifier.training.epochs == paces[name]['epochs']
     assert [path.name for path in (tmp_path/'out').iterdir()] == ['plan.json']
     plan = read_json(tmp_path/'out'/'plan.json')     # as a slower machine had left it
     plan['paces']['baseline']['epochs'] = 1.

@@ -24,8 +24,8 @@ from .methods import System, stages_of
 from .pipeline import measure_new_masks, run
 from .run import HELD_OUT, Config, Run, RunSettings
 from .settings import check_settings, differences, method_name, to_json
-from .tables import (changed, draw_seeds, in_order, markdown, published, published_miou,
-                            read_rows, spread, summarise_rows)
+from .tables import (changed, data_file, draw_seeds, in_order, markdown, published,
+                            published_miou, read_rows, spread, summarise_rows)
 from .terms import Terms, on_terms, time_training
 from .training import Diverged, device, process
 

@@ -25,8 +25,9 @@ def nearest_centres(
     centres: torch.Tensor,  # mu: (k, d)
 ) -> tuple[torch.Tensor, torch.Tensor]:   # squared distance (n,), and int64 (n,): which
     "The nearest centre of each point, the first of equals."
-    squares = points.square().sum(1, keepdim=True) + centres.square().sum(1)
-    distances = (squares - 2 * points @ centres.T).clamp(min=0)
+    squares = torch.einsum('nd,nd->n', points, points)   # faster than a square and a sum
+    lengths = squares[:, None] + centres.square().sum(1)
+    distances = (lengths - 2 * points @ centres.T).clamp(min=0)
     assignment = distances.argmin(1)
     return distances.gather(1, assignment[:, None])[:, 0], assignment
 
@@ -41,9 +42,9 @@ def centres_of(
     count = len(centres)
     empty = (assignment.bincount(minlength=count) == 0).nonzero().flatten()
     assignment = assignment.index_put((distances.topk(len(empty)).indices,), empty)
-    members = F.one_hot(assignment, count).to(points)
-    sizes = members.sum(0)[:, None]
-    return torch.where(sizes > 0, members.T @ points / sizes.clamp(min=1), centres)
+    sizes = assignment.bincount(minlength=count)[:, None]
+    sums = torch.zeros_like(centres).index_add(0, assignment, points)
+    return torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
 
 # %% ../nbs/08_kmeans.ipynb #51413bca
 def lloyd(
@@ -80,13 +81,12 @@ def first_centres(
     "Some of the points, far from each other: k-means++ (2007)."
     nearly_0 = 1e-12 * points.square().sum(1).mean()
     chosen = points[torch.randint(len(points), (1,), generator=generator)]
-    while len(chosen) < count:
-        distances, _ = nearest_centres(points, chosen)
-        distances[distances <= nearly_0] = 0
-        if not distances.any():
-            break
-        drawn = torch.multinomial(distances, 1, generator=generator)
-        chosen = torch.cat([chosen, points[drawn]])
+    distances, _ = nearest_centres(points, chosen)
+    while len(chosen) < count and (distances > nearly_0).any():
+        chances = distances.where(distances > nearly_0, 0)
+        drawn = points[torch.multinomial(chances, 1, generator=generator)]
+        chosen = torch.cat([chosen, drawn])
+        distances = torch.minimum(distances, nearest_centres(points, drawn)[0])
     return chosen
 
 # %% ../nbs/08_kmeans.ipynb #f7d910bd

@@ -11,9 +11,10 @@ from PIL import Image
 
 from wsss_nb import download
 from wsss_nb.download import download_voc2012
+from wsss_nb.checks import check
 from wsss_nb.files import InputError
 from wsss_nb.photos import palette, read_mask
-from wsss_nb.voc import VOC_CLASSES, VOCFolder, check
+from wsss_nb.voc import VOC_CLASSES, VOCFolder
 
 
 def archive(path, files):

@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from wsss_nb.checks import check, new_folder, summarise
 from wsss_nb.files import InputError
 from wsss_nb.photos import read_tag_table, write_mask
-from wsss_nb.voc import (
-    VOC_CLASSES, VOCFolder, check, find_layout, new_folder, read_annotations, stray_line,
-    summarise)
+from wsss_nb.voc import VOC_CLASSES, VOCFolder, find_layout, read_annotations, stray_line
 
 
 def xml(*names):
@@ -266,7 +265,8 @@ def test_classes_come_from_the_data(root):
 @pytest.mark.parametrize('content, words', [
     ('', 'no classes'),
     ('ant\nant', 'more than once'),
-    ('background\nant\nzebra', 'index 0'),
+    ('ant\nbackground\nzebra', 'index 0'),
+    ('ant\n_background_\nzebra', "'_background_' is not a class: it is index 0"),
     ('\n'.join(map(str, range(255))), '255 classes')])
 def test_wrong_class_lists(root, content, words):
     (root/'classes.txt').write_text(content)
@@ -373,12 +373,27 @@ def test_own_lists(own):
 def test_own_masks(own):
     (own/'masks').mkdir()
     write_mask(own/'masks/ear.png', np.full((5, 7), 2, np.uint8))
+    words = 'masks: no list says which class a number in these masks is. Put the classes.txt there'
+    faults = refused(own, 'train', words)
+    assert faults == check(own, progress=False)
+    (own/'masks/classes.txt').write_text('ear\nstem\n')
     data = VOCFolder(own, 'train')
     assert data.classes == ('ear', 'stem')
     assert (data[0].mask == 2).all()
     assert data[1].mask is None
     assert not data.has_truth
+    (own/'classes.txt').write_text('stem\near\n')
+    refused(own, 'train', 'masks/classes.txt: these classes are others than those of')
+    (own/'masks/classes.txt').unlink()
+    assert VOCFolder(own, 'train').classes == ('stem', 'ear')
+
+
+def test_own_masks_with_the_numbers_of_voc_and_others(own):
+    (own/'masks').mkdir()
     (own/'tags.csv').write_text('file,tags\near.png,dog\nstem.JPG,cat\n')
+    write_mask(own/'masks/ear.png', np.full((5, 7), 2, np.uint8))
+    refused(own, 'train', 'no list says which class a number in these masks is')
+    write_mask(own/'masks/ear.png', np.full((5, 7), 12, np.uint8))
     assert VOCFolder(own, 'train').classes == VOC_CLASSES
     (own/'classes.txt').write_text('dog\ncat\n')
     assert VOCFolder(own, 'train').classes == ('dog', 'cat')
@@ -401,7 +416,7 @@ MANY = ';'.join([f'tag{i}' for i in range(300)])
 
 
 @pytest.mark.parametrize('content, words', [
-    ('file;tags\near.png;ear', "the first line is 'file;tags'"),
+    ('datei;tags\near.png;ear', "the first line is 'datei;tags'"),
     ('ear.png,ear', 'the first line is'),
     ('', 'the first line is'),
     ('file,tags\n', "the split 'train' is empty"),
@@ -437,6 +452,8 @@ def test_own_faults_that_lists_bring(own):
 
 def test_own_latin1_and_missing_table(own):
     (own/'tags.csv').write_bytes('file,tags\near.png,bl\u00e9\n'.encode('latin-1'))
+    assert VOCFolder(own, 'train').classes == ('bl\u00e9',)
+    (own/'tags.csv').write_bytes('file,tags\near.png,bl\u00e9'.encode() + b' \xe9\n')
     refused(own, 'train', 'tags.csv: the text is not in UTF-8. Save it as UTF-8')
     (own/'tags.csv').unlink()
     faults = refused(own, 'train', 'tags.csv: there is no table of tags. `wsss_nb new')

@@ -67,7 +67,7 @@ def new(
     root: Path,  # folder to make, or one whose images/ holds photos
 ) -> None:
     "Make a folder for your own photos: images/, and tags.csv with a line for each photo."
-    from wsss_nb.voc import new_folder
+    from wsss_nb.checks import new_folder
     photos = new_folder(root)
     table = root/'tags.csv'
     tag = (f"Write each photo's tags behind its name in {table}, "
@@ -75,7 +75,7 @@ def new(
     steps = [tag, f'wsss_nb check {root}', f'wsss_nb run --data {root} --out RUN{more(photos)}']
     if not photos:
         again = f'wsss_nb new {root}     (again: it lists the photos in tags.csv)'
-        steps = [f"Put your photos (.jpg or .png) into {root/'images'}", again, *steps[:2]]
+        steps = [f"Put your photos into {root/'images'}", again, *steps[:2]]
     print(f'{table} lists {photos:,} photos. What comes next:')
     for number, step in enumerate(steps, 1):
         print(f'  {number}. {step}')

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from .coco import Region, compact, draw_regions, region_problem, segment_ids, translate
-from .files import Fault, InputError, read_text
+from .files import Fault, InputError, one_form, read_text
 from .photos import (
     IGNORE, Photos, Sample, check_classes, image_size, read_image, read_mask)
 
@@ -61,7 +61,7 @@ def read_categories(
     for entry in entries:
         match entry:
             case {'id': int(number), 'name': str(name)} if number not in names:
-                names[number] = name.strip()
+                names[number] = one_form(name)
             case {'id': int(number), 'name': str(name)}:
                 faults.append(Fault(path, f'two categories have the id {number}', 'Keep one'))
             case _:
@@ -85,7 +85,7 @@ def photo_id(
     name: str,   # of a file, with `/` between folders
 ) -> str:
     "The name without its ending, `_` between folders."
-    path = PurePosixPath(unicodedata.normalize('NFC', name))
+    path = PurePosixPath(one_form(name))
     return '_'.join(path.parts[:-1] + (path.stem,))
 
 # %% ../nbs/06_coco_photos.ipynb #b81057e9

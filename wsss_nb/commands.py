@@ -21,7 +21,7 @@ from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
 from . import tables
 from .comparison import Comparison, table_a, table_of_runs
-from .datasets import check_photos, open_photos, summarise_photos
+from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
 from .methods import STAGES, System
 from .prediction import PredictionSettings
@@ -260,13 +260,9 @@ def check(
     images: Path | None = None,   # photos of a COCO file; None: looked for beside the file
 ) -> None:
     "Say what a data set has, and list every fault in it; exit code 2 if there is one."
-    faults = check_photos(root, images)
-    try:
-        print(summarise_photos(root, images))
-    except InputError:   # no data set at all: that is among the faults
-        pass
-    for fault in faults:
-        print(fault)
+    lines, faults = describe_photos(root, images)
+    for line in [*lines, *faults]:
+        print(line)
     if faults:
         several = 's' if len(faults) > 1 else ''
         raise InputError(f'{root}: {len(faults)} fault{several}, listed above')

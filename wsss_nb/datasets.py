@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['coco_files', 'image_folders', 'find_images', 'coco_images', 'is_coco', 'splits_of', 'class_faults', 'open_photos',
-           'held_out', 'Some', 'check_photo', 'check_coco', 'check_photos', 'CocoSummary', 'coco_notes',
-           'summarise_photos']
+           'held_out', 'Some', 'tags_of', 'check_photo', 'half_measured', 'examine_coco', 'examine_photos',
+           'check_photos', 'CocoSummary', 'coco_notes', 'summarise_photos', 'describe_photos']
 
 # %% ../nbs/07_datasets.ipynb #3119a0e3
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .checks import Agreement, Report, Summary, examine, summarise, tag_notes
 from .coco_photos import (
     CocoData, CocoPhoto, CocoPhotos, read_categories, read_coco, read_content, region_faults,
     size_faults, truth_of)
 from .files import Fault, InputError, collecting
-from .photos import (IMAGE_SUFFIXES, Annotation, Photos, Sample, Summary, read_image,
-                            tag_notes)
-from .voc import VOCFolder, check, summarise
+from .photos import IMAGE_SUFFIXES, Annotation, Photos, Sample, read_image
+from .voc import VOCFolder
 
 # %% ../nbs/07_datasets.ipynb #fefbbf91
 def coco_files(
@@ -208,10 +208,20 @@ def truth(self: Some, i: int) -> np.ndarray | None:
     "The label map of photo `i`, or None."
     return self.whole.truth(self.places[i])
 
+# %% ../nbs/07_datasets.ipynb #661e9e19
+def tags_of(
+    data: CocoData,
+    photo: CocoPhoto,
+) -> list[str]:   # each once, in the order of the classes
+    "The categories of the annotations of a photo."
+    labels = sorted({region.label for region in photo.regions})
+    return [data.classes[label - 1] for label in labels]
+
 # %% ../nbs/07_datasets.ipynb #5c158447
 def check_photo(
     data: CocoData,
     photo: CocoPhoto,
+    agreement: Agreement,   # counts how its mask agrees with its tags
 ) -> list[Fault]:
     "All that is wrong with a photo of a COCO file, its regions and its mask."
     faults: list[Fault] = []
@@ -225,39 +235,69 @@ def check_photo(
         faults.extend(region_faults(data, photo, stated))
     if photo.has_truth and stated is not None and not faults:
         with collecting(faults):
-            truth_of(data, photo, stated)
+            labels = truth_of(data, photo, stated)
+            if photo.mask is not None:   # else the regions are the tags and the truth
+                agreement.add(photo.id, tags_of(data, photo), labels)
     return faults
 
 # %% ../nbs/07_datasets.ipynb #23a651a9
-def check_coco(
+def half_measured(
+    data: CocoData,
+) -> list[Fault]:
+    "A fault if some photos have a truth and others don't."
+    without = [photo.id for photo in data.photos if not photo.has_truth]
+    if not 0 < len(without) < len(data.photos):
+        return []
+    problem = (f'{len(without):,} of {len(data.photos):,} photos have no mask, such as '
+               f'{without[0]!r}, so nothing can be measured on them')
+    return [Fault(data.path, problem, 'Draw their regions, or take the photos out')]
+
+# %% ../nbs/07_datasets.ipynb #50996c4c
+def examine_coco(
     path: Path,              # a COCO file
     images: Path,            # folder of its photos
+    split: str,              # which it is
     progress: bool = True,   # show a progress bar
-) -> list[Fault]:
+) -> Report:
     "All that is wrong with a COCO file and its photos: first the file, then photo by photo."
-    faults: list[Fault] = []
-    with collecting(faults):
-        data = read_coco(path, images, faults)
+    found = Report([], [])
+    with collecting(found.faults):
+        data = read_coco(path, images, found.faults)
+        if split != 'train':
+            found.faults.extend(half_measured(data))
+        agreement = Agreement(path, data.classes)
         for photo in tqdm(data.photos, desc='photos', unit='photo', disable=not progress):
-            faults.extend(check_photo(data, photo))
-    return faults
+            found.faults.extend(check_photo(data, photo, agreement))
+        found.faults.extend(agreement.faults)
+        found.notes.extend(agreement.notes)
+    return found
 
 # %% ../nbs/07_datasets.ipynb #8c4464f9
+def examine_photos(
+    data: str | Path,   # a VOC folder, a folder with images/ and tags.csv, or a COCO file
+    images: str | Path | None = None,   # photos of a COCO file; None: looked for beside it
+    progress: bool = True,   # show a progress bar
+) -> Report:
+    "All that is wrong with a data set, in a fixed order, and what may be an oversight."
+    data = Path(data)
+    found = Report([], [])
+    with collecting(found.faults):
+        if not is_coco(data, images):
+            return examine(data, progress)
+        for split, path in coco_files(data).items():
+            of_split = examine_coco(path, coco_images(data, split, images), split, progress)
+            found.faults.extend(of_split.faults)
+            found.notes.extend(of_split.notes)
+        found.faults.extend(class_faults(data))
+    return Report(list(dict.fromkeys(found.faults)), found.notes)
+
 def check_photos(
     data: str | Path,   # a VOC folder, a folder with images/ and tags.csv, or a COCO file
     images: str | Path | None = None,   # photos of a COCO file; None: looked for beside it
     progress: bool = True,   # show a progress bar
 ) -> list[Fault]:       # [] if nothing is wrong
-    "All that is wrong with a data set, in a fixed order."
-    data = Path(data)
-    faults: list[Fault] = []
-    with collecting(faults):
-        if not is_coco(data, images):
-            return check(data, progress)
-        for split, path in coco_files(data).items():
-            faults.extend(check_coco(path, coco_images(data, split, images), progress))
-        faults.extend(class_faults(data))
-    return list(dict.fromkeys(faults))
+    "All that is wrong with a data set, see `examine_photos`."
+    return examine_photos(data, images, progress).faults
 
 # %% ../nbs/07_datasets.ipynb #1155394c
 class CocoSummary(NamedTuple):
@@ -284,8 +324,7 @@ def coco_notes(
     data = splits['train']
     rows = []
     for photo in data.photos:
-        tags = sorted({region.label for region in photo.regions})
-        names = tuple(data.classes[label - 1] for label in tags)
+        names = tuple(tags_of(data, photo))
         if names:
             rows.append(Annotation(data.path, photo.id, names))
     yield from tag_notes(rows)
@@ -320,3 +359,15 @@ def summarise_photos(
         counts[split] = (len(photos), masks, sum(len(photo.regions) for photo in photos))
     first = splits['train']
     return CocoSummary(data, first.kind, first.classes, counts, tuple(coco_notes(splits)))
+
+# %% ../nbs/07_datasets.ipynb #9deb9f52
+def describe_photos(
+    data: str | Path,   # a VOC folder, a folder with images/ and tags.csv, or a COCO file
+    images: str | Path | None = None,   # photos of a COCO file; None: looked for beside it
+) -> tuple[list[str], list[Fault]]:     # lines of what is there, with all notes; what is wrong
+    "All that there is to say of a data set, after every photo has been opened."
+    found = examine_photos(data, images)
+    lines: list[str] = []
+    with collecting([]):   # no data set at all: that is among the faults
+        lines = str(summarise_photos(data, images)).splitlines()
+    return lines + [f'note: {note}' for note in found.notes], found.faults

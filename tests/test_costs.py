@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsss_nb.costs import expected_costs, training_cost
+from wsss_nb.costs import expected_costs, training_cost, trainings
 from wsss_nb.loaders import Batch
 from wsss_nb.methods import System
 from wsss_nb.prediction import PredictionSettings
@@ -70,3 +70,24 @@ def test_mirror_images_cost_as_much_again():
     twice = expected_costs(mirrored)['predict']
     assert twice.hours == pytest.approx(2 * cost.hours)
     assert twice.gigabytes == cost.gigabytes
+
+
+@dataclass(frozen=True)
+class After(Late):
+    "A segmenter that learns from masks."
+    role: ClassVar[str] = 'segmenter'
+    reads: ClassVar[tuple[str, ...]] = ('pseudo',)
+
+
+@dataclass(frozen=True)
+class Twice(NoRefiner):
+    "A refiner that trains a network of its own."
+    helper: Late = Late()   # what it trains
+
+
+def test_what_a_method_trains_besides_is_counted():
+    refined = replace(IN_ONE, refiner=Twice(), segmenter=After())
+    costs = expected_costs(refined, classes=4, photos=100, others=50, size=(16, 24))
+    assert costs['refine'] == costs['segment'] == training_cost(Late(), 4, 100)
+    assert [type(part) for part in trainings(Twice())] == [Late]
+    assert trainings(None) == [] and trainings(Late()) == [Late()]

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TFLOPS', 'Count', 'count', 'Cost', 'hours', 'training_cost', 'looking_cost', 'cam_cost', 'prediction_cost',
-           'expected_costs']
+           'trainings', 'expected_costs']
 
 # %% ../nbs/44_costs.ipynb #1301ecd2
 import math
-from typing import Callable, NamedTuple
+from dataclasses import fields
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import nn
@@ -128,6 +129,16 @@ def prediction_cost(
     settings = system.prediction
     return looking_cost(network, network, photos, size, settings.scales, settings.mirror)
 
+# %% ../nbs/44_costs.ipynb #61da1143
+def trainings(
+    method: Any,       # of a system, or None
+) -> list[Trained]:    # itself, if it trains, and those of its settings that do
+    "All that is trained for a method."
+    if method is None:
+        return []
+    parts = [method, *(getattr(method, part.name) for part in fields(method))]
+    return [part for part in parts if isinstance(part, Trained)]
+
 # %% ../nbs/44_costs.ipynb #dd5de841
 def expected_costs(
     system: System,
@@ -148,6 +159,10 @@ def expected_costs(
             costs[stage] = cam_cost(system, classes, photos, size)
         elif stage == 'predict':
             costs[stage] = prediction_cost(system, classes, photos + others, size)
-        elif isinstance(trained.get(stage), Trained):
-            costs[stage] = training_cost(trained[stage], classes, photos)
+        else:
+            found = [training_cost(method, classes, photos)
+                     for method in trainings(trained.get(stage))]
+            if found:
+                costs[stage] = Cost(sum(cost.hours for cost in found),
+                                    max(cost.gigabytes for cost in found))
     return costs

@@ -152,12 +152,13 @@ def write_png(
     folder: Path,               # to write to
     out: Path,                  # what the folder will be called
 ) -> None:
-    "Write masks/<id>.png in VOC's colours, and classes.txt."
+    "Write masks/<id>.png in VOC's colours, and classes.txt, also among the masks: it travels on."
     (folder/'masks').mkdir()
     for mask in progress(handed, 'masks for png'):
         read_mask(mask.mask, len(run.classes))   # a broken one is told
         shutil.copyfile(mask.mask, folder/'masks'/mask.mask.name)
-    (folder/'classes.txt').write_text('\n'.join(run.classes) + '\n', encoding='utf-8')
+    for place in (folder, folder/'masks'):
+        (place/'classes.txt').write_text('\n'.join(run.classes) + '\n', encoding='utf-8')
 
 # %% ../nbs/61_export.ipynb #4a123830
 def write_annotations(

@@ -95,7 +95,9 @@ def refined_masks(
 ) -> torch.Tensor:          # (B, L, H, W), without gradient; 0 for labels that have no tag
     "Masks, snapped to the photos, at the size of the crops."
     allowed = own_labels(tags)
-    kept = allowed.any(0).nonzero().flatten()
+    kept = torch.arange(masks.shape[1], device=masks.device)
+    if not masks.is_meta:   # where costs are counted (chapter 44), tensors hold no values
+        kept = kept[allowed.any(0)]
     refined = masks.new_zeros(*masks.shape[:2], *colours.shape[2:])
     refined[:, kept] = enlarge(pamr(colours, masks[:, kept], rounds=rounds), colours.shape[2:])
     return refined * allowed[:, :, None, None]

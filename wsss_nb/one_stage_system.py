@@ -29,6 +29,7 @@ from .files import InputError
 from .loaders import Augmentation, Batch, TaggedCrops
 from .methods import System
 from .one_stage import OneStageNetwork, enlarge, one_stage_loss, own_labels
+from .pamr import PAMR
 from .prediction import VOC_PREDICTION, PredictionSettings
 from .refiners import Refiner
 from .segmentation import VOC_DEEPLAB, DeepLab
@@ -129,6 +130,7 @@ def loss(
     return one_stage_loss(network(batch.images), colours, batch.targets['tags'], self.rounds,
                           at.epoch >= self.pixels_from)
 
+# %% ../nbs/77_one_stage_system.ipynb #2a570c10
 @patch
 def following(
     self: OneStage,
@@ -208,7 +210,7 @@ class OneStageMasks:
     power: float = 1.
     # score of the background in these masks, from 0 to 1; None: the best on the training photos,
     # 0.5 where they have no masks; published: 0.5, the argmax of the masks
-    background: float | None = None
+    background: float | None = .5
 
     def maker(self, work: Work, network: nn.Module) -> Maker:
         "Makes the masks of a set of photos, with their tags."
@@ -345,7 +347,7 @@ def faults(self: OneStageSegmenter) -> list[str]:
 # %% ../nbs/77_one_stage_system.ipynb #9a65f31b
 ONE_STAGE = System(
     'Araslanov and Roth, 1Stage, CVPR 2020, in small',
-    OneStage(), OneStageMasks(), MaskCRF(), OneStageSegmenter(), PredictionSettings(scales=(1.,)))
+    OneStage(), OneStageMasks(), PAMR(), OneStageSegmenter(), PredictionSettings(scales=(1.,)))
 
 ONE_STAGE_DEEPLAB = replace(
     ONE_STAGE, source='Araslanov and Roth, 1Stage, CVPR 2020, in two stages, in small',
@@ -359,7 +361,7 @@ ONE_STAGE_VOC = System(
         TrainingSettings(25, 16, crop=321, accumulate=2, optimiser=Optimiser(
             1e-3, .9, weight_decay=5e-4, new_biases=20., power=0.)),
         VOC_DECODER, pixels_from=5.),
-    OneStageMasks((1., .5, 1.5, 2.), 3., .5), MaskCRF(),
+    OneStageMasks((1., .5, 1.5, 2.), 3.), MaskCRF(),
     OneStageSegmenter((1., .5, 1.5, 2.), power=3.), PredictionSettings(scales=(1.,)))
 
 ONE_STAGE_DEEPLAB_VOC = replace(

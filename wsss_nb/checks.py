@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['LITTER', 'Agreement', 'photos_by_tag', 'commoner_twins', 'tag_notes', 'all_ids', 'half_measured', 'is_turned',
            'Report', 'examine_files', 'examine', 'check', 'Summary', 'list_notes', 'strangers', 'read_files',
-           'unread_notes', 'file_notes', 'summarise', 'check_untouched', 'photos_to_list', 'new_folder']
+           'unread_notes', 'same_photos', 'file_notes', 'summarise', 'check_untouched', 'photos_to_list', 'new_folder']
 
-# %% ../nbs/05_checks.ipynb #0144a680
+# %% ../nbs/05_checks.ipynb #1c59e39c
 import csv
 import difflib
+import hashlib
 import importlib.util
 import io
 import itertools
@@ -28,7 +29,7 @@ from .voc import (
     VOC_CLASSES, Layout, class_list, find_classes, find_id, find_ids, find_layout, find_voc,
     lossy_masks, photos_layout, read_annotations, read_ids)
 
-# %% ../nbs/05_checks.ipynb #03fb73f1
+# %% ../nbs/05_checks.ipynb #3b4157a3
 class Agreement:
     "Counts how the masks of some photos agree with their tags."
     def __init__(
@@ -159,7 +160,7 @@ def all_ids(
         ids |= dict.fromkeys(find_ids(layout, layout.table, names, faults))
     return list(ids)
 
-# %% ../nbs/05_checks.ipynb #8b815798
+# %% ../nbs/05_checks.ipynb #fb444133
 def half_measured(
     layout: Layout,  # the data set
 ) -> Iterator[Fault]:
@@ -173,7 +174,7 @@ def half_measured(
             remedy = 'Draw them, or take the photos out of the list'
             yield Fault(layout.lists[split], problem, remedy)
 
-# %% ../nbs/05_checks.ipynb #9bc5abd8
+# %% ../nbs/05_checks.ipynb #c87b6153
 def is_turned(
     photo: Path,  # a photo that can be read
     mask: Path,  # its mask
@@ -183,13 +184,13 @@ def is_turned(
         return False
     return mask.suffix.lower() == '.npy' or orientation(mask) == 1
 
-# %% ../nbs/05_checks.ipynb #e1e2c87e
+# %% ../nbs/05_checks.ipynb #1f08d1be
 class Report(NamedTuple):
     "What was found in a data set while all of it was opened."
     faults: list[Fault]  # what is wrong, in a fixed order
     notes: list[str]  # what is allowed, but may be an oversight
 
-# %% ../nbs/05_checks.ipynb #c73ad9fd
+# %% ../nbs/05_checks.ipynb #27d49ee8
 def examine_files(
     layout: Layout,  # the data set
     annotations: dict[str, Annotation | None],  # of the photos to open; None where it is wrong
@@ -219,7 +220,7 @@ def examine_files(
     found.notes.extend(agreement.notes)
     return found
 
-# %% ../nbs/05_checks.ipynb #55b3a68d
+# %% ../nbs/05_checks.ipynb #4801e24a
 def examine(
     root: str | Path,  # folder of a data set
     progress: bool = True,  # show a progress bar
@@ -269,7 +270,7 @@ class Summary(NamedTuple):
             lines.append(f'split {split}: {photos:,} photos, {masks:,} with a mask')
         return '\n'.join(lines + [f'note: {note}' for note in self.notes])
 
-# %% ../nbs/05_checks.ipynb #f54d540a
+# %% ../nbs/05_checks.ipynb #41dc2c6d
 def list_notes(
     layout: Layout,  # the data set
     splits: dict[str, set[str]],  # split -> its ids
@@ -292,7 +293,7 @@ def list_notes(
         if shared:
             yield f'photos in both {split} and val: {len(shared):,}, such as {min(shared)!r}'
 
-# %% ../nbs/05_checks.ipynb #7e2453fd
+# %% ../nbs/05_checks.ipynb #bc2e4031
 LITTER = ('thumbs.db', 'desktop.ini')   # of the system; files that begin with a dot are, too
 
 def strangers(
@@ -308,7 +309,7 @@ def strangers(
             found.setdefault(ending, []).append(path.name)
     return found
 
-# %% ../nbs/05_checks.ipynb #2d6ca316
+# %% ../nbs/05_checks.ipynb #88c557e8
 def read_files(
     layout: Layout,  # the data set
 ) -> set[Path]:
@@ -319,7 +320,7 @@ def read_files(
     files += [layout.table, layout.root/'images', *layout.mask_folders]
     return set(files).union(*(path.parents for path in files))
 
-# %% ../nbs/05_checks.ipynb #78f88d4e
+# %% ../nbs/05_checks.ipynb #770ba6ae
 def unread_notes(
     layout: Layout,  # the data set
 ) -> Iterator[str]:
@@ -335,7 +336,24 @@ def unread_notes(
             where = '' if folder == layout.root else f' in {folder.name}'
             yield f'not read{where}, {ending}: {len(names):,}, such as {names[0]!r}'
 
-# %% ../nbs/05_checks.ipynb #9a8b02fc
+# %% ../nbs/05_checks.ipynb #91bc88e0
+def same_photos(
+    layout: Layout,  # of the kind 'folders'
+) -> Iterator[str]:
+    "A note if one photo lies in two folders of classes."
+    seen: dict[tuple[int, str], Path] = {}
+    twice = []
+    for paths in layout.images.values():
+        content = paths[0].read_bytes()
+        other = seen.setdefault((len(content), hashlib.sha256(content).hexdigest()), paths[0])
+        if other.parent.name != paths[0].parent.name:
+            both = [f'{path.parent.name}/{path.name}' for path in (other, paths[0])]
+            twice.append(' and '.join(both))
+    if twice:
+        yield (f'photos in folders of two classes: {len(twice):,}, such as {twice[0]}; for more '
+               'than one tag a photo, put all of them into images/ and write tags.csv')
+
+# %% ../nbs/05_checks.ipynb #6a1510e2
 def file_notes(
     layout: Layout,  # the data set
 ) -> Iterator[str]:
@@ -379,6 +397,8 @@ def summarise(
     elif layout.kind != 'VOC' or classes != VOC_CLASSES:
         ids = sorted(set().union(*splits.values()))
         notes += tag_notes(read_annotations(layout, ids, []).values())
+    if layout.kind == 'folders':
+        notes += same_photos(layout)
     notes += [*file_notes(layout), *unread_notes(layout)]
     counts = {split: (len(ids), len(ids & layout.masks.keys())) for split, ids in splits.items()}
     return Summary(layout.kind, layout.root, classes, counts,
@@ -405,7 +425,7 @@ def check_untouched(
         problem = 'the photos here have their tags already, from XML or from folders of classes'
         raise InputError(Fault(root, problem, f'`wsss_nb check {root}` says what is there'))
 
-# %% ../nbs/05_checks.ipynb #42865c0b
+# %% ../nbs/05_checks.ipynb #42204016
 def photos_to_list(
     root: Path,  # a folder, with images/ or not
 ) -> list[str]:
@@ -413,11 +433,16 @@ def photos_to_list(
     layout = photos_layout(root)
     faults: list[Fault] = []
     names = [path.name for path in itertools.chain(*layout.images.values())]
-    find_ids(layout, root/'images', names, faults)
+    nameless = [name for name in names if find_id(layout, name) is None]
+    for name in nameless:
+        faults.append(Fault(root/'images', f'no table can name {name!r}', 'Rename it'))
+    find_ids(layout, root/'images', [name for name in names if name not in nameless], faults)
     for paths in layout.images.values():
         with collecting(faults):
+            if paths[0].name != paths[0].name.encode('utf-8', 'replace').decode():
+                problem = f'the name {ascii(paths[0].name)} is no text in UTF-8'
+                raise InputError(Fault(root/'images', problem, 'Rename it'))
             image_size(paths[0])
-            paths[0].name.encode('utf-8', 'strict')
     if faults:
         raise InputError(*faults)
     return names

@@ -1,18 +1,19 @@
 "What the page of `photos` does not show: odd images, broken files, what is refused."
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from wsss_nb.checks import tag_notes
 from wsss_nb.files import InputError
 from wsss_nb.photos import (
     Annotation, at_most, check_classes, check_tags, colour, evenly, image_size, median_long_side,
-    palette, read_image, read_mask, read_tag_table, write_mask)
+    palette, read_classes, read_image, read_mask, read_tag_table, write_mask)
 
 
 def turned(orientation):
@@ -359,3 +360,170 @@ def test_notes_on_a_tag_that_every_photo_has():
     rows = tagged(a='dog', b='dog', c='dog cat', d='dog cat')
     assert list(tag_notes(rows, few=2)) == [
         "every photo has the tag 'dog', so nothing shows what is no 'dog'; add photos without it"]
+
+
+# Masks of other kinds
+
+def test_masks_without_loss_in_other_formats(tmp_path):
+    labels = np.array([[0, 1, 2], [3, 254, 255]], np.uint8)
+    image = Image.fromarray(labels)
+    for name, options in (('a.bmp', {}), ('a.tif', {}), ('b.tif', {'compression': 'tiff_lzw'})):
+        image.save(tmp_path/name, **options)
+    for name, dtype in (('a.npy', np.uint8), ('b.npy', np.int64), ('c.npy', '>u2')):
+        np.save(tmp_path/name, labels.astype(dtype))
+    np.save(tmp_path/'d.npy', np.asfortranarray(labels))
+    for path in sorted(tmp_path.iterdir()):
+        found = read_mask(path, size=(3, 2))
+        assert found.dtype == np.uint8 and found.flags.writeable and found.shape == (2, 3)
+        assert np.array_equal(found, labels), path.name
+    np.save(tmp_path/'e.npy', labels > 1)
+    assert read_mask(tmp_path/'e.npy').tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize('array, words', [
+    (np.zeros((2, 3)), r'this is float64 \(2, 3\)'),
+    (np.zeros((2, 3, 3), np.uint8), r'this is uint8 \(2, 3, 3\)'),
+    (np.array([[-1, 2]]), 'the mask holds numbers from -1 to 2. Write 0..254, and 255 for what is'),
+    (np.array([[0, 256]]), 'from 0 to 256'),
+    (np.array([['cat']]), 'a mask is an array'),
+    (np.array([[None]], object), 'the array cannot be read')])
+def test_arrays_that_are_no_masks(tmp_path, array, words):
+    np.save(tmp_path/'mask.npy', array)
+    with pytest.raises(InputError, match=f'mask.npy: .*{words}'):
+        read_mask(tmp_path/'mask.npy')
+
+
+@pytest.mark.parametrize('content, words', [
+    (b'', 'the file is empty'),
+    (b'no array', 'the array cannot be read'),
+    (b'\x93NUMPY\x01\x00\x76\x00{', 'the array cannot be read'),
+    (b'PK\x03\x04', 'the array cannot be read')])
+def test_broken_arrays(tmp_path, content, words):
+    (tmp_path/'mask.npy').write_bytes(content)
+    with pytest.raises(InputError, match=f'mask.npy: {words}'):
+        read_mask(tmp_path/'mask.npy')
+
+
+def test_an_array_that_claims_to_be_larger_than_its_file(tmp_path):
+    np.save(tmp_path/'mask.npy', np.zeros((2, 3), np.uint8))
+    content = (tmp_path/'mask.npy').read_bytes()
+    (tmp_path/'mask.npy').write_bytes(content.replace(b'(2, 3), }      ', b'(900000,900000)}'))
+    with pytest.raises(InputError, match='mask.npy: the array cannot be read'):
+        read_mask(tmp_path/'mask.npy')
+    np.savez(tmp_path/'many.npz', a=np.zeros((2, 3), np.uint8))
+    (tmp_path/'many.npz').rename(tmp_path/'mask.npy')
+    with pytest.raises(InputError, match='mask.npy: the array cannot be read'):
+        read_mask(tmp_path/'mask.npy')
+
+
+def test_an_array_changed_anywhere_is_read_or_refused(tmp_path):
+    np.save(tmp_path/'whole.npy', np.zeros((5, 7), np.uint8))
+    content = (tmp_path/'whole.npy').read_bytes()
+    path = tmp_path/'damaged.npy'
+    for position in np.random.default_rng(0).integers(0, len(content), 80):
+        spoilt = bytearray(content)
+        spoilt[position] ^= 0x55
+        for damaged in (content[:position], bytes(spoilt)):
+            path.write_bytes(damaged)
+            try:
+                assert read_mask(path).dtype == np.uint8
+            except InputError as error:
+                assert 'damaged' in str(error)
+
+
+def test_images_that_hide_what_is_wrong(tmp_path):
+    image = Image.effect_noise((16, 16), 60)
+    image.save(tmp_path/'lossy.tif', compression='jpeg')
+    image.save(tmp_path/'pages.tif', save_all=True, append_images=[image])
+    for name, words in (('lossy', 'it is compressed with loss'), ('pages', 'it holds 2 images')):
+        with pytest.raises(InputError, match=f'{name}.tif: {words}'):
+            read_mask(tmp_path/f'{name}.tif')
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_a_mask_that_exif_turns_is_upright_as_its_photo(tmp_path, orientation):
+    labels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(labels).save(tmp_path/'mask.png', exif=turned(orientation))
+    Image.fromarray(labels).save(tmp_path/'photo.png', exif=turned(orientation))
+    assert np.array_equal(read_mask(tmp_path/'mask.png'),
+                          np.asarray(read_image(tmp_path/'photo.png'))[..., 0])
+
+
+@pytest.mark.parametrize('orientation, named', [(1, False), (3, False), (6, True), (8, True)])
+def test_exif_is_named_where_it_is_the_reason(tmp_path, orientation, named):
+    photo = tmp_path/'photo.jpg'
+    Image.new('RGB', (6, 4)).save(photo, exif=turned(orientation))
+    width, height = image_size(photo)
+    write_mask(tmp_path/'mask.png', np.zeros((width, height), np.uint8))
+    with pytest.raises(InputError, match='mask.png: the mask is') as caught:
+        read_mask(tmp_path/'mask.png', size=(width, height), photo=photo)
+    assert ('EXIF' in str(caught.value)) == named
+
+
+# HEIC
+
+def test_heic_needs_pillow_heif(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)   # as if it were not installed
+    (tmp_path/'a.jpg').write_bytes(b'\0\0\0\x18ftypheic' + bytes(90))
+    for read in (read_image, image_size):
+        with pytest.raises(InputError, match=r"a.jpg: this is a HEIC .*pip install 'wsss_nb\[heic"):
+            read(tmp_path/'a.jpg')
+
+
+def test_heic(tmp_path):
+    heif = pytest.importorskip('pillow_heif')
+    heif.register_heif_opener()
+    Image.new('RGB', (64, 48), 'red').save(tmp_path/'a.heic')
+    assert read_image(tmp_path/'a.heic').size == image_size(tmp_path/'a.heic') == (64, 48)
+    (tmp_path/'b.heic').write_bytes((tmp_path/'a.heic').read_bytes()[:200])
+    with pytest.raises(InputError, match='b.heic'):
+        read_image(tmp_path/'b.heic')
+
+
+def test_a_png_with_a_long_text(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text('history', 'x' * 3_000_000, zip=True)
+    Image.new('RGB', (6, 4)).save(tmp_path/'a.png', pnginfo=text)
+    assert read_image(tmp_path/'a.png').size == (6, 4)
+    for i in range(30):
+        text.add_text(f'history {i}', 'x' * 3_000_000, zip=True)   # together a bomb
+    Image.new('RGB', (6, 4)).save(tmp_path/'a.png', pnginfo=text)
+    with pytest.raises(InputError, match='a.png: the image cannot be decoded'):
+        read_image(tmp_path/'a.png')
+
+
+# Lists of classes
+
+@pytest.mark.parametrize('text, classes', [
+    ('_background_\ncat\ndog', ('cat', 'dog')),
+    ('__ignore__\n_background_\ncat', ('cat',)),
+    ('Background\ncat', ('cat',)),
+    ('cat\n\n dog \n', ('cat', 'dog'))])
+def test_lists_of_classes(tmp_path, text, classes):
+    (tmp_path/'classes.txt').write_text(text)
+    assert read_classes(tmp_path/'classes.txt') == classes
+
+
+@pytest.mark.parametrize('text, words', [
+    ('cat\n_background_', "'_background_' is not a class"),
+    ('_background_', 'there are no classes'),
+    ('background\nbackground\ncat', "'background' is not a class")])
+def test_lists_of_classes_that_would_shift_numbers(tmp_path, text, words):
+    (tmp_path/'classes.txt').write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_classes(tmp_path/'classes.txt')
+
+
+# Tables
+
+@pytest.mark.parametrize('text', [
+    'file;tags\na.jpg;dog;cat\n', 'file;tags;\na.jpg;"dog;cat";\n', 'FILE\tTAGS\na.jpg\tdog;cat',
+    '"file";"tags"\r\n"a.jpg";"dog;cat"', 'file,tags;\na.jpg,;dog;cat', 'file,tags\na.jpg,dog;cat',
+    'file,tags;;\n"a.jpg,dog";cat;\n', 'file\ttags\t\na.jpg\tdog\tcat\n\n'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'latin-1'])
+def test_tables_as_spreadsheets_write_them(tmp_path, text, encoding):
+    path = tmp_path/'tags.csv'
+    path.write_bytes(text.replace('dog', 'b\u00e4r').encode(encoding))
+    faults = []
+    row, = read_tag_table(path, faults)
+    assert (row.name, row.tags, faults) == ('a.jpg', ('b\u00e4r', 'cat'), [])

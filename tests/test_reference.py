@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 
 from wsss_nb.affinity import PSA_CRF, AffinityNet
-from wsss_nb.cam import CAM, Views, cam_of_views, resize_maps, sum_of_views
+from wsss_nb.bes import CutBranch, border_labels, border_loss, border_map
+from wsss_nb.cam import (CAM, Views, cam_of_views, merge_mirrored, resize_maps, strided_size,
+                         sum_of_views)
 from wsss_nb.backbones import Backbone
-from wsss_nb.classifier import Logits
+from wsss_nb.classifier import Logits, WordClassifier
 from wsss_nb.codebook import encode_words, update_memory
 from wsss_nb.crf import refine_probabilities
 from wsss_nb.deeplab_v1 import WideHead, mean_labels
@@ -24,7 +26,7 @@ from wsss_nb.dynamic_ssdd import (StepCRF, batch_difference_loss, crf_advice, cr
                                   dynamic_difference_loss, dynamic_segmentation_loss, integrate,
                                   sharpened, summed_probabilities, tagged_prediction,
                                   tagged_probabilities)
-from wsss_nb.irn import boundary_displacement_loss, propagate
+from wsss_nb.irn import boundary_displacement_loss, irn_labels, propagate, walked_cam
 from wsss_nb.kmeans import kmeans, lloyd
 from wsss_nb.loaders import Batch
 from wsss_nb.losses import decov, entropy, word_loss
@@ -35,7 +37,7 @@ from wsss_nb.one_stage import (GlobalCue, OneStageLogits, OneStageNetwork, balan
                                pseudo_labels, refined_masks, stochastic_gate, with_background)
 from wsss_nb.one_stage_system import to_cam
 from wsss_nb.pamr import DILATIONS, colour_deviation, pamr, pamr_weights
-from wsss_nb.pooling import gap, hspp
+from wsss_nb.pooling import attention, gap, hspp
 from wsss_nb.random_walk import boundary_transition, directions, feature_transition, walk
 from wsss_nb.sc_cam import (SubClassifier, SubLogits, cluster_classes, sub_labels_of, sub_loss,
                             sub_shares, tag_overlap, tags_of_sub)
@@ -806,3 +808,137 @@ def test_ssdd_test():
     assert_equals(summed, r['summed'])
     assert_equals(found[:len(r['probabilities'])], r['probabilities'])
     assert torch.equal(found.argmax(0), r['prediction'].long())
+
+
+# BES (chapters 14 and 73)
+BES_CODES = {0: 0, 50: 1, 150: 2, 100: 3, 200: 255, 255: 255}   # published -> `Border`
+
+
+def own_codes(published: torch.Tensor) -> torch.Tensor:
+    "Published codes of border labels as those of `Border`."
+    found = torch.full_like(published, 255)
+    for code, own in BES_CODES.items():
+        found[published == code] = own
+    return found
+
+
+@pytest.mark.parametrize('function, published', [
+    (attention, {'sharpness': 1e-3}),
+    (border_labels, {'window': 13, 'scale': .3, 'difference': .1, 'seams': True}),
+])
+def test_what_is_not_said_is_as_published_by_bes(function, published):
+    parameters = inspect.signature(function).parameters
+    assert {name: parameters[name].default for name in published} == published
+
+
+@pytest.mark.parametrize('kind', ['published', 'sharp'])
+def test_bes_attention_pooling(kind):
+    r = load('rivals/bes_attention_pooling')
+    features = r['features'].requires_grad_()
+    found = attention(features, r[f'k_{kind}'].item())
+    logits = found @ r['weight'].T
+    assert_alike(found, r[f'pooled_{kind}'])
+    assert_alike(logits, r[f'logits_{kind}'])
+    (r['upstream'] * logits).sum().backward()
+    assert_alike(features.grad, r[f'gradient_{kind}'])
+
+
+def test_bes_maps_of_a_photo_and_its_mirror_image():
+    r = load('rivals/bes_attention_pooling')
+    classes, channels = r['weight'].shape
+    backbone = Backbone([torch.nn.Identity()], [channels], [1], (0.,), (1.,))
+    model = WordClassifier(backbone, classes, pooling='attention', words=None)
+    model.classifier.weight.data = r['weight']
+    assert_alike(merge_mirrored(*model.class_maps(r['pair']), 'sum'), r['pair_maps'])
+
+
+def test_bes_multiscale_cam():
+    r = load('rivals/bes_multiscale_cam')
+    height, width = r['size'].tolist()
+    pairs = [r[name] for name in sorted(r) if name.startswith('output_')]
+    answers = [torch.stack([pair, pair * 0]) for pair in pairs]   # the pairs are added up already
+    strided = sum_of_views(answers, strided_size(height, width), 'sum')[r['tags']]
+    assert_alike(strided / (strided.amax((1, 2), keepdim=True) + 1e-5), r['strided'])
+    multiple = (16 * -(-height // 16), 16 * -(-width // 16))
+    full = sum_of_views(answers, multiple, 'sum')[r['tags'], :height, :width]
+    assert_alike(full / (full.amax((1, 2), keepdim=True) + 1e-5), r['full'])
+
+    class Answers(torch.nn.Linear):
+        "Says of images, which are numbers of scales here, what was said of them."
+        def class_maps(self, images):
+            return answers[int(images)]
+
+    views = Views([torch.tensor(n) for n in range(len(answers))], r['tags'], (height, width))
+    with torch.no_grad():
+        cam = cam_of_views(Answers(1, 1), views, merge='sum')
+    assert_alike(torch.from_numpy(cam.maps), r['strided'])
+
+
+def test_bes_border_labels(monkeypatch):
+    r = load('rivals/bes_boundary_labels')
+    monkeypatch.setattr('wsss_nb.irn.refine_labels', lambda image, labels: labels)
+    height, width = r['sure'].shape
+    cam = CAM(r['classes'].numpy(), r['cams'].numpy(), (height, width))
+    photo = Image.new('RGB', (width, height))
+    sure = irn_labels(cam, photo, r['foreground'].item(), r['background'].item())
+    assert np.array_equal(sure, r['sure'])
+    thresholds = r['theta_scale'].item(), r['theta_diff'].item()
+    for name, window in (('labels', r['window'].item()), ('labels_window7', 7)):
+        found = torch.from_numpy(border_labels(sure, window, *thresholds))
+        assert (found != own_codes(r[name])).sum() <= 4, name
+
+
+def test_bes_border_branch():
+    r = load('rivals/bes_boundary_branch')
+    count = sum(name.startswith('stage_') for name in r)
+    numbers = range(1, count + 1)
+    stages = [r[f'stage_{n}'] for n in numbers]
+    branch = CutBranch([stage.shape[1] for stage in stages], (4, 4, 8, 16, 16))
+    state = {'last.weight': r[f'weight_{count + 1}'][..., None, None],
+             'last.bias': r[f'bias_{count + 1}']}
+    for n in numbers:
+        state[f'stages.{n - 1}.0.weight'] = r[f'weight_{n}'][..., None, None]
+        state[f'stages.{n - 1}.1.weight'] = r[f'scale_{n}']
+        state[f'stages.{n - 1}.1.bias'] = r[f'shift_{n}']
+    branch.load_state_dict(state)
+    with torch.no_grad():
+        logits = branch(stages, tuple(stages[1].shape[-2:]))
+    assert_alike(logits, r['logits'])
+    assert_alike(logits.sigmoid(), r['boundary'])
+
+    class Photo(torch.nn.Linear):
+        "Says what the branch said of both items, a photo and its mirror image."
+        def forward(self, images):
+            return logits[:, 0]
+
+    found = border_map(Photo(1, 1), torch.zeros(3, 4, 4))
+    assert_alike(found[None], r['flip_averaged'])
+
+
+def test_bes_border_loss():
+    r = load('rivals/bes_boundary_loss')
+    boundary = r['boundary'].requires_grad_()
+    loss = border_loss(boundary, own_codes(r['labels']))
+    for name, value in (('background', loss.background), ('foreground', loss.thing),
+                        ('inside', (loss.background + loss.thing) / 2),
+                        ('border', loss.border), ('total', loss.total)):
+        assert_alike(value, r[name])
+    loss.total.backward()
+    assert_alike(boundary.grad, r['gradient'])
+
+
+def test_bes_walk():
+    r = load('rivals/bes_walk')
+    settings = {name: r[name].item() for name in ('radius', 'beta', 'steps')}
+    walked = propagate(r['cam'], r['boundary'], **settings)
+    assert_alike(walked, r['walked'], 1e-4)
+    height, width = r['size'].tolist()
+    enlarged = [4 * n for n in walked.shape[1:]]
+    full = resize_maps(walked, enlarged)[:, :height, :width]
+    classes = np.arange(len(full))
+    cam = walked_cam(CAM(classes, full.numpy(), (height, width)), full)
+    assert_alike(torch.from_numpy(cam.maps), r['scores'], 1e-4)
+    labels = torch.from_numpy(cam.to_labels(r['background'].item()))
+    top, second = torch.cat([r['scores'], r['background'].expand(1, height, width)]).topk(2, 0)[0]
+    clear = top - second > 1e-3
+    assert torch.equal(labels[clear], r['labels'][clear])

@@ -10,7 +10,7 @@ from typing import Callable
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, features
 
 from wsss_nb.checks import examine, new_folder, summarise
 from wsss_nb.datasets import describe_photos
@@ -353,6 +353,9 @@ def M04(root):
     photo.save(root/'images'/'p3.jpg', 'WEBP', **more)
     photo.save(root/'images'/'p4.jpg', 'GIF', **more)
     tags = {f'p{i}.jpg': ('dog', 'cat')[i % 2] for i in (0, 1, 3, 4)}
+    if features.check('avif'):
+        photo.save(root/'images'/'p5.jpg', 'AVIF')
+        tags['p5.jpg'] = 'dog'
     write_table(root, tags | {'p2.png': 'dog'})
 
 

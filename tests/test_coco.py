@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from pycocotools import mask as coco_mask
 from wsss_nb import coco, coco_photos
 from wsss_nb.coco import coco_annotations, decompress, run_lengths, write_coco
 from wsss_nb.coco_photos import CocoPhotos
-from wsss_nb.datasets import check_photos, open_photos, splits_of, summarise_photos
+from wsss_nb.datasets import (check_photos, examine_photos, open_photos, splits_of,
+                              summarise_photos)
 from wsss_nb.files import InputError
 from wsss_nb.shapes import make_shapes
 from wsss_nb.voc import VOCFolder
@@ -268,6 +270,40 @@ def test_maps_of_categories(write, images):
     assert not photos.has_truth and photos.truth(2) is None    # c has no map
     Image.fromarray(np.full(SIZE[::-1], 5, np.uint8)).save(folder/'c.png')
     assert problems(path) == ['the mask holds 5, which the file does not name']
+
+
+@pytest.mark.parametrize('values, often', [
+    (np.array([0, 9, 4], np.uint8), True), (np.array([0, 255, 255], np.uint8), True),
+    (np.array([0, 4, 9], np.uint8), False)])
+def test_maps_of_categories_that_contradict_the_annotations(write, images, values, often):
+    drawn = CocoPhotos(write(good()), images)
+    folder = images.parent/'stuff_pixelmaps'
+    folder.mkdir()
+    for i, name in enumerate('ab'):
+        Image.fromarray(values[drawn.truth(i)]).save(folder/f'{name}.png')
+    content = good()
+    content['annotations'] = content['annotations'][1:]   # both photos are tagged dog only
+    found = examine_photos(write(content, 'stuff.json'), images, progress=False)
+    said = [fault.problem for fault in found.faults]
+    assert any('2 photos with a mask' in problem for problem in said) == often
+    if not often:   # the cat of photo a
+        note, = found.notes
+        assert note.startswith('in 1 of 2 photos with a mask, the mask has a class that is not ta')
+
+
+def test_a_val_to_measure_on_needs_all_masks(mscoco):
+    val = mscoco/'annotations'/'instances_val2014.json'
+    content = json.loads(val.read_text())
+    del content['annotations'][0]['segmentation']   # a box
+    val.write_text(json.dumps(content))
+    said, = problems(mscoco/'annotations'/'instances_train2014.json')
+    assert re.match(r"1 of 3 photos have no mask, such as '\w+', so nothing can be measured", said)
+
+
+def test_categories_have_one_form(write, images):
+    content = good()
+    content['categories'][0]['name'] = ' cafe\u0301 '
+    assert CocoPhotos(write(content), images).classes == ('cat', 'caf\u00e9')
 
 
 # What is refused at once

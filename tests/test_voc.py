@@ -274,6 +274,11 @@ def test_wrong_class_lists(root, content, words):
         VOCFolder(root, 'train')
 
 
+def test_xml_of_200_000_levels(root):
+    (root/'Annotations/a.xml').write_text('<a>' * 200_000 + '</a>' * 200_000)
+    refused(root, 'train', "a.xml: 'a' has no tags")
+
+
 def test_many_annotations_are_fast(root):
     box = '<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>'
     part = f'<part><name>head</name>{box}</part>'
@@ -530,3 +535,144 @@ def test_import_stays_light():
             f'print(*[name for name in {heavy} if name in sys.modules])')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ''
+
+
+# Other layouts
+
+def photo(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (7, 5), 'red').save(path)
+
+
+def annotated(path, *names):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(xml(*names))
+
+
+@pytest.mark.parametrize('photos, annotations', [
+    ('.', '.'), ('images', 'images'), ('images', 'annotations'), ('images', 'Annotations'),
+    ('images', '.')])
+def test_xml_beside_photos_without_splits(tmp_path, photos, annotations):
+    for id, tag in (('a', 'ant'), ('b', 'moth')):
+        photo(tmp_path/photos/f'{id}.jpg')
+        annotated(tmp_path/annotations/f'{id}.xml', tag)
+    data = VOCFolder(tmp_path, 'train')
+    assert data.ids == ['a', 'b'] and data.classes == ('ant', 'moth')
+    assert data.tags(1).tolist() == [0, 1]
+    assert check(tmp_path, progress=False) == []
+    assert VOCFolder.splits(tmp_path) == ['train']
+    (tmp_path/'train.txt').write_text('a')   # a list decides
+    (tmp_path/'val.txt').write_text('b.jpg')
+    assert VOCFolder(tmp_path, 'val').ids == ['b']
+
+
+@pytest.mark.parametrize('folders', [
+    ('train', 'valid'), ('Train', 'Validation'), ('train/images', 'val/images'),
+    ('images/train', 'images/val')])
+def test_xml_beside_photos_in_splits(tmp_path, folders):
+    for folder, id, tag in zip(folders, 'ab', ('ant', 'moth')):
+        photo(tmp_path/folder/f'{id}.jpg')
+        annotated(tmp_path/folder/f'{id}.xml', tag)
+    assert VOCFolder.splits(tmp_path) == ['train', 'val']
+    assert VOCFolder(tmp_path, 'train').ids == ['a']
+    assert VOCFolder(tmp_path, 'val').classes == ('ant', 'moth')
+    assert str(summarise(tmp_path)).splitlines()[0].endswith('photos with XML beside them')
+    photo(tmp_path/folders[0]/'b.jpg')
+    refused(tmp_path, 'val', 'b.jpg has the same name. Rename one of them')   # and one leaks
+
+
+def test_xml_beside_photos_that_is_wrong(tmp_path):
+    for id in 'abc':
+        photo(tmp_path/'train'/f'{id}.jpg')
+        annotated(tmp_path/'train'/f'{id}.xml', 'ant')
+    (tmp_path/'train'/'a.xml').write_text('<annotation>')
+    (tmp_path/'train'/'b.xml').unlink()
+    annotated(tmp_path/'train'/'c.xml')
+    broken, absent, empty = refused(tmp_path, 'train', 'a.xml: the XML is broken')
+    assert 'b.xml: the annotation cannot be read' in str(absent)
+    assert "'c' has no tags" in str(empty)
+    assert check(tmp_path, progress=False) == [broken, absent, empty]
+
+
+def test_xml_beside_photos_with_masks(tmp_path):
+    for id, tag in (('a', 'ant'), ('b', 'moth')):
+        photo(tmp_path/f'{id}.jpg')
+        annotated(tmp_path/f'{id}.xml', tag)
+    (tmp_path/'masks').mkdir()
+    write_mask(tmp_path/'masks'/'a.png', np.full((5, 7), 1, np.uint8))
+    refused(tmp_path, 'train', 'no list says which class a number in these masks is')
+    (tmp_path/'masks'/'classes.txt').write_text('ant\nmoth\n')
+    assert (VOCFolder(tmp_path, 'train').truth(0) == 1).all()
+
+
+def test_folders_of_classes_in_splits(tmp_path):
+    for split in ('train', 'val'):
+        for tag in ('ant', 'moth'):
+            photo(tmp_path/split/tag/'1.jpg')
+    data = VOCFolder(tmp_path, 'val')
+    assert data.ids == ['val_ant_1', 'val_moth_1'] and data.classes == ('ant', 'moth')
+    assert check(tmp_path, progress=False) == []
+    assert str(summarise(tmp_path)).splitlines()[0].endswith('in a folder for each class')
+
+
+def test_folders_of_classes_with_lists_and_masks(tmp_path):
+    for tag in ('ant', 'moth'):
+        for name in ('1.jpg', '2.jpg'):
+            photo(tmp_path/'images'/tag/name)
+        (tmp_path/'masks'/tag).mkdir(parents=True)
+        number = 2 if tag == 'moth' else 1
+        write_mask(tmp_path/'masks'/tag/'1.png', np.full((5, 7), number, np.uint8))
+    (tmp_path/'classes.txt').write_text('ant\nmoth\n')
+    (tmp_path/'train.txt').write_text('ant/1.jpg\nmoth_2\nant/2\n')
+    data = VOCFolder(tmp_path, 'train')
+    assert data.ids == ['ant_1', 'moth_2', 'ant_2']
+    assert (data.truth(0) == 1).all() and data.truth(1) is None
+    assert check(tmp_path, progress=False) == []
+    (tmp_path/'train.txt').write_text('ant/1.jpg\nant_1\n')
+    refused(tmp_path, 'train', "'ant_1' is there more than once")
+
+
+def test_a_table_decides_over_folders(tmp_path):
+    photo(tmp_path/'images'/'a.jpg')
+    photo(tmp_path/'images'/'old'/'b.jpg')
+    (tmp_path/'tags.csv').write_text('file,tags\na.jpg,ant\n')
+    assert VOCFolder(tmp_path, 'train').classes == ('ant',)
+    assert "not read in images, folders: 1, such as 'old'" in summarise(tmp_path).notes
+
+
+@pytest.mark.parametrize('files, words', [
+    (('train/_annotations.coco.json',), '_annotations.coco.json is a COCO file, name that; else'),
+    (('data.yaml', 'train/labels/a.txt'), "YOLO's layout: export the data as Pascal VOC or COCO"),
+    (('a.txt',), 'Name a VOC folder, or put photos in images/')])
+def test_folders_of_other_tools(tmp_path, files, words):
+    for name in files:
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).write_text('[]')
+    refused(tmp_path, 'train', words)
+
+
+def test_masks_that_lost_their_numbers(root, own):
+    (own/'masks').mkdir()
+    Image.new('L', (7, 5)).save(own/'masks'/'ear.jpg')
+    faults = refused(own, 'train', 'ear.jpg: this format changes the numbers in a mask')
+    assert faults == check(own, progress=False)
+    (root/'SegmentationClass'/'a.png').unlink()
+    Image.new('L', (7, 5)).save(root/'SegmentationClass'/'a.webp')
+    refused(root, 'train', 'a.webp: this format changes the numbers in a mask')
+
+
+def test_photos_with_blanks_around_their_names(own):
+    (own/'images'/'ear.png').rename(own/'images'/' ear .png')
+    (own/'tags.csv').write_text('file,tags\n" ear .png",ear\nstem.JPG,stem\n')
+    assert VOCFolder(own, 'train').ids == ['ear', 'stem']
+    (own/'train.txt').write_text('ear\n')
+    assert VOCFolder(own, 'train').path(0).name == ' ear .png'
+    photo(own/'images'/'ear.png')
+    refused(own, 'train', 'ear .png has the same name. Rename one of them')
+
+
+def test_tags_and_classes_have_one_form(own):
+    (own/'tags.csv').write_text('file,tags\near.png,cafe\u0301\nstem.JPG,caf\u00e9\n', 'utf-8')
+    (own/'classes.txt').write_text('cafe\u0301\n', 'utf-8')
+    assert VOCFolder(own, 'train').classes == ('caf\u00e9',)
+    assert VOCFolder(own, 'train').tags(0).tolist() == VOCFolder(own, 'train').tags(1).tolist()

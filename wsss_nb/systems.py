@@ -14,21 +14,37 @@ from pathlib import Path
 
 from .affinity import VOC_AFFINITY, Affinity
 from .backbones import BackboneSettings
+from .bes import BES, BES_SMALL, BES_VOC
 from .cam import MultiScale
-from .visual_words import VisualWords
 from .costs import TFLOPS, expected_costs
+from .deeplab_v1 import DeepLabV1
+from .dynamic_ssdd import SSDD, SSDD_VOC, DynamicSSDD
 from .files import InputError
 from .irn import IRN, VOC_IRN
+from .mcis_system import MCIS, MCIS_VOC, CoAttention, PartnerMaps
 from .methods import System
+from .one_stage_system import (ONE_STAGE, ONE_STAGE_DEEPLAB, ONE_STAGE_DEEPLAB_VOC,
+                                      ONE_STAGE_VOC, MaskCRF, OneStage, OneStageMasks,
+                                      OneStageSegmenter)
+from .pamr import PAMR
 from .prediction import VOC_PREDICTION
 from .refiners import DenseCRF, NoRefiner, TrueMasks
 from .run import Run, read_config
+from .saliency import SaliencyLabels
+from .sc_cam import SC_CAM, SC_CAM_VOC, SubCategories
+from .seam import SEAM, SEAM_VOC, RefinedMaps, Seam
 from .segmentation import VOC_DEEPLAB, DeepLab, LargeFOV
 from .settings import Methods
+from .static_ssdd import StaticSSDD
 from .training import OPTIMISERS, Optimiser, TrainingSettings
+from .visual_words import VisualWords
 
 # %% ../nbs/90_systems.ipynb #838856f9
-OURS = (VisualWords, MultiScale, DenseCRF, NoRefiner, TrueMasks, Affinity, IRN, DeepLab, LargeFOV)
+OURS = (
+    VisualWords, SubCategories, Seam, CoAttention, OneStage,
+    MultiScale, RefinedMaps, PartnerMaps, OneStageMasks,
+    DenseCRF, PAMR, NoRefiner, TrueMasks, Affinity, IRN, BES, StaticSSDD, SaliencyLabels, MaskCRF,
+    DeepLab, LargeFOV, DeepLabV1, DynamicSSDD, OneStageSegmenter)
 GROUP = 'wsss_nb.methods'   # of entry points
 
 def known_methods() -> Methods:
@@ -125,10 +141,24 @@ SYSTEMS: dict[str, System] = {
     'baseline': BASELINE,
     'psa': PSA,
     'irn': IRNET,
+    'sc-cam': SC_CAM,
+    'seam': SEAM,
+    'mcis': MCIS,
+    'bes': BES_SMALL,
+    'ssdd': SSDD,
+    'one-stage': ONE_STAGE,
+    'one-stage-deeplab': ONE_STAGE_DEEPLAB,
     'words-voc': WORDS_VOC,
     'vwl-voc': VWL_VOC,
     'irn-voc': IRN_VOC,
     'psa-voc': PSA_VOC,
+    'sc-cam-voc': SC_CAM_VOC,
+    'seam-voc': SEAM_VOC,
+    'mcis-voc': MCIS_VOC,
+    'bes-voc': BES_VOC,
+    'ssdd-voc': SSDD_VOC,
+    'one-stage-voc': ONE_STAGE_VOC,
+    'one-stage-deeplab-voc': ONE_STAGE_DEEPLAB_VOC,
     'deeplabv2': SUPERVISED,
     'wideresnet38': SUPERVISED_WIDE,
     'deeplab-vgg16': SUPERVISED_VGG,
@@ -143,6 +173,12 @@ ROWS: dict[str, dict[str, str]] = {   # table of the paper -> system -> its row 
         'irn-voc': 'IRNet',
         'sc-cam': 'SC-CAM',
         'sc-cam-voc': 'SC-CAM',
+        'seam': 'SEAM',
+        'seam-voc': 'SEAM',
+        'bes': 'BES',
+        'bes-voc': 'BES',
+        'one-stage': '1Stage',
+        'one-stage-voc': '1Stage',
         'words': 'Visual words',
         'words-voc': 'Visual words',
         'vwl-voc': 'VWL-L',

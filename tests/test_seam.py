@@ -1,4 +1,8 @@
 "SEAM: what can't work is refused, and a training that is cut off or cut up takes the same steps."
+import os
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -212,6 +216,35 @@ def test_a_training_that_was_cut_off_ends_in_the_same_weights(photos, tmp_path, 
     assert load_file(tmp_path/'cut'/'model.safetensors').keys() == whole.state_dict().keys()
 
 
+SCRIPT = """
+import pickle
+import sys
+from wsss_nb.training import process
+
+print(f'one of {process().num_processes} processes', flush=True)
+with open(sys.argv[1], 'rb') as file:
+    method, work = pickle.load(file)
+method.train(work)
+"""
+
+
+@pytest.mark.parametrize('pcm', [True, False])
+def test_two_processes_end_where_one_does(photos, tmp_path, pcm):
+    method = replace(SMALL, pcm=pcm).following(Lead(64, 64))
+    work = Work(photos, tmp_path/'one', Machine(workers=0))
+    one = method.train(work).state_dict()
+    script = tmp_path/'script.py'
+    script.write_text(SCRIPT)
+    (tmp_path/'work.pkl').write_bytes(pickle.dumps((method, replace(work, folder=tmp_path/'two'))))
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node',
+              '2', str(script), str(tmp_path/'work.pkl')]
+    on_cpu = os.environ | {'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=on_cpu)
+    assert done.returncode == 0 and 'of 2 processes' in done.stdout, done.stderr[-2000:]
+    for name, tensor in load_file(tmp_path/'two'/'model.safetensors').items():
+        torch.testing.assert_close(tensor, one[name], rtol=1e-3, atol=1e-5)
+
+
 def test_colours_change_from_crop_to_crop_and_can_be_repeated(photos, tmp_path):
     method = replace(SMALL, jitter=True).following(Lead(64, 64))
     crops = method.crops(Work(photos, tmp_path, seed=5), method.network(8))
@@ -248,6 +281,8 @@ def test_the_segmenter_learns_with_parts_and_answers_one_photo():
 
 def test_systems_are_whole():
     assert SEAM.following(160).classifier.training.crop == 160
+    assert SEAM.following(160).classifier.copy == .7
     decided = SEAM_VOC.following(512)
+    assert decided.classifier.copy == .3
     assert decided.refiner.steps == 64 and decided.refiner.alphas == (6.,)
     assert decided.refiner.training.crop == 448 and decided.classifier.long_side == (448, 768)

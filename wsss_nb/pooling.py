@@ -77,8 +77,8 @@ def attention(
     features: torch.Tensor,   # F: (B, d, h, w)
     sharpness: float = 1e-3,  # k, 0 or more; published: 0.001
 ) -> torch.Tensor:            # f_att: (B, d), in the type of `features`
-    """The mean over the locations, in which strong ones count more: sum of a_i F_i, with the softmax
-    of k F over the locations as a. BES (ECCV 2020); no gradient flows through a."""
+    """The mean over the locations, in which strong ones count more: the sum of a_i F_i, where a is
+    the softmax of k F over the locations. BES (ECCV 2020); no gradient flows through a."""
     flat = features.flatten(-2).float()
     weights = (sharpness * flat.detach()).softmax(-1)
     return (weights * flat).sum(-1).to(features.dtype)

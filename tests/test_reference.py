@@ -30,6 +30,8 @@ from wsss_nb.irn import boundary_displacement_loss, irn_labels, propagate, walke
 from wsss_nb.kmeans import kmeans, lloyd
 from wsss_nb.loaders import Batch
 from wsss_nb.losses import decov, entropy, word_loss
+from wsss_nb.mcis import CoattentionClassifier, affinity, coattend, contrast, pair_terms, self_terms
+from wsss_nb.mcis_system import merge_maps, resized
 from wsss_nb.metrics import ConfusionMatrix
 from wsss_nb.pictures import heat, overlay_map
 from wsss_nb.one_stage import (GlobalCue, OneStageLogits, OneStageNetwork, balanced_loss, enlarge,
@@ -39,6 +41,7 @@ from wsss_nb.one_stage_system import to_cam
 from wsss_nb.pamr import DILATIONS, colour_deviation, pamr, pamr_weights
 from wsss_nb.pooling import attention, gap, hspp
 from wsss_nb.random_walk import boundary_transition, directions, feature_transition, walk
+from wsss_nb.saliency import saliency_labels
 from wsss_nb.sc_cam import (SubClassifier, SubLogits, cluster_classes, sub_labels_of, sub_loss,
                             sub_shares, tag_overlap, tags_of_sub)
 from wsss_nb.ssdd import (DifferenceNet, FixedNorm, SegmentationHead, difference_loss, find_flags,
@@ -681,7 +684,7 @@ def test_seam_deeplab():
     assert torch.equal(labels, r['prediction'].long())
 
 
-# SSDD (chapters 74, 76 and 77)
+# SSDD (chapters 74, 76 and 79)
 
 DIFFERENCE_NET = {
     'conv1ab.conv1': 'photo.0', 'conv1ab.bn1': 'photo.1', 'conv1c.conv1': 'mask.0',
@@ -808,6 +811,109 @@ def test_ssdd_test():
     assert_equals(summed, r['summed'])
     assert_equals(found[:len(r['probabilities'])], r['probabilities'])
     assert torch.equal(found.argmax(0), r['prediction'].long())
+
+
+# MCIS (chapters 29, 72 and 78)
+
+
+@pytest.mark.parametrize('function, published', [
+    (affinity, {'likeness': 'product'}),
+    (pair_terms, {'weights': (1., 1.)}),
+    (saliency_labels, {'least': .3, 'rival': .99, 'sure': .95, 'salient': 32, 'share': .01}),
+])
+def test_what_is_not_said_is_as_published_by_mcis(function, published):
+    parameters = inspect.signature(function).parameters
+    assert {name: parameters[name].default for name in published} == published
+
+
+def test_mcis_coattention():
+    r = load('rivals/mcis_coattention')
+    first = r['features_1'].requires_grad_()
+    second = r['features_2'].requires_grad_()
+    alike = affinity(first, second, r['affinity_weight'])
+    assert_alike(alike, r['affinity'])
+    for n, x, rebuilt in zip((1, 2), (first, second), coattend(first, second, alike)):
+        assert_alike(rebuilt, r[f'attended_{n}'])
+        gate, rest = contrast(x, rebuilt, r['gate_weight'])
+        assert_alike(gate, r[f'gate_{n}'])
+        assert_alike(rest, r[f'rest_{n}'])
+
+    # the same by the network, with its heads and gradients
+    channels = first.shape[1]
+    classes = len(r['class_weight'])
+    network = CoattentionClassifier(Seen(channels), classes, convolutions=0, likeness='product')
+    network.load_state_dict({
+        'classifier.weight': r['class_weight'][:, :, None, None],
+        'classifier.bias': r['class_bias'], 'affinity.weight': r['affinity_weight'],
+        'common.weight': r['co_weight'][:, :, None, None],
+        'gate.weight': r['gate_weight'][:, :, None, None]})
+    found = {}
+    for n, x, partner in ((1, first, second), (2, second, first)):
+        rebuilt = network.rebuilt(x, partner, second=n == 2)
+        found[f'map_{n}'] = network.classifier(x)
+        found[f'co_map_{n}'] = network.common(rebuilt)
+        found[f'rest_map_{n}'] = network.common(network.rest(x, rebuilt))
+    for name, maps in found.items():
+        assert_alike(maps, r[name])
+    assert_alike(network.class_maps(first), r['map_1'].relu())
+    logits = torch.cat([network(first).image, network(second).image])
+    co_logits = torch.cat(network.pair_logits(first, second))
+    assert_alike(logits, r['logits'])
+    assert_alike(co_logits, r['co_logits'])
+    total = (r['upstream'] * logits).sum() + (r['co_upstream'] * co_logits).sum()
+    gradients = torch.autograd.grad(total, (first, second))
+    assert_alike(gradients[0], r['gradient_1'])
+    assert_alike(gradients[1], r['gradient_2'])
+
+
+def test_mcis_losses():
+    r = load('rivals/mcis_losses')
+    first = r['labels_1']
+    second = r['labels_2']
+    shared = first * second
+    assert_close(shared, r['shared'], atol=0)
+    assert_close(first - shared, r['rest_1'], atol=0)
+    assert_close(second - shared, r['rest_2'], atol=0)
+    common, rest = r['co_logits_pair'].chunk(2)
+    tags = torch.cat([first, second])
+    terms = pair_terms(r['logits_pair'], common, rest, tags, torch.cat([shared, shared]))
+    for name, change in (('flip', 'mirror'), ('small', 'small'), ('large', 'large')):
+        common = r[f'co_logits_{name}'][:2 * len(first)]
+        found = self_terms(change, r[f'logits_{name}'], common, first)
+        terms[name] = found[change]
+        terms[f'{name}_shared'] = found[f'{change}_shared']
+    for name, term in terms.items():
+        assert_alike(term, r[name])
+    assert_alike(sum(terms.values()), r['total_later'])
+    early = [term for name, term in terms.items() if 'rest' not in name]
+    assert_alike(sum(early), r['total_first'])
+
+
+def test_mcis_localisation():
+    r = load('rivals/mcis_localisation')
+    grid = r['own'].shape[-2:]
+    small = resized(r['small'], grid)
+    large = resized(r['large'], grid)
+    assert_alike(small, r['small_resized'])
+    assert_alike(large, r['large_resized'])
+    mirrored = r['flipped'].flip(-1)
+    maps = [r['own'], mirrored, small, large, r['partners'].mean(1)]
+    kept, merged = merge_maps(torch.stack(maps, 1))
+    assert_close(kept.int(), r['kept'], atol=0)
+    attention = merged.to(torch.uint8)
+    assert_close(attention.int(), r['attention'].int(), atol=1)
+    full = resized(r['attention'].float(), r['size'].tolist()).round().clamp(0, 255)
+    assert_close(full, r['attention_full'], atol=1)
+
+
+def test_mcis_pseudo_labels():
+    r = {name: array.numpy() for name, array in load('rivals/mcis_pseudo_labels').items()}
+    nothing = np.zeros_like(r['saliency_hard'])
+    saliencies = {'hard': r['saliency_hard'], 'soft': r['saliency_soft'],
+                  'no_saliency': nothing, 'all_salient': nothing + 255}
+    for name, saliency in saliencies.items():
+        labels = saliency_labels(r['tags'], r['attention'], saliency)
+        assert np.array_equal(labels, r[f'labels_{name}']), name
 
 
 # BES (chapters 14 and 73)

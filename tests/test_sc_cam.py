@@ -187,11 +187,11 @@ def test_a_class_with_too_few_photos_has_fewer_kinds_and_it_is_said(photos, tmp_
     assert sorted(clusters[:, 0].tolist()) == [0, 1, 2]
     assert clusters[:, 1].tolist() == [0, -1, -1]
     assert too_few(clusters, ('cat', 'dog', 'owl'), 3) == [
-        'dog: 1 photos in 1 sub-categories, not 3', 'owl: 0 photos in 0 sub-categories, not 3']
+        'dog gets 1 of 3 sub-categories (photos with this tag: 1)']
     short = replace(METHOD.training, epochs=.4)
     many = replace(METHOD, sub_categories=10, rounds=1, training=short)
     many.train(Work(photos, tmp_path/'classifier', ALONE))
-    assert 'sub-categories, not 10' in capsys.readouterr().out
+    assert 'of 10 sub-categories (photos with this tag: ' in capsys.readouterr().out
 
 
 def test_arrays_that_are_broken_or_of_other_photos_are_refused(tmp_path):

@@ -103,7 +103,7 @@ def sub_labels_of(
     each = F.one_hot(clusters + 1, sub_categories + 1)[..., 1:]
     return each.flatten(1).to(torch.uint8)
 
-# %% ../nbs/70_sc_cam.ipynb #df6b07d5
+# %% ../nbs/70_sc_cam.ipynb #9ad211ab
 def dealt_out(
     clusters: torch.Tensor,  # int64 (N, C), -1 where a photo lacks the tag
     seed: int,               # of the dealing
@@ -117,7 +117,7 @@ def dealt_out(
         dealt[members, c] = clusters[members[order], c]
     return dealt
 
-# %% ../nbs/70_sc_cam.ipynb #6770b69b
+# %% ../nbs/70_sc_cam.ipynb #b4c28403
 def write_array(
     path: Path,           # <name>.npz; written whole or not at all
     array: torch.Tensor,  # of any type
@@ -142,7 +142,7 @@ def read_array(
         raise InputError(Fault(path, problem, remedy))
     return array
 
-# %% ../nbs/70_sc_cam.ipynb #c8d6f5cc
+# %% ../nbs/70_sc_cam.ipynb #7efebe3b
 def nearest_photos(
     features: torch.Tensor,  # (N, d)
     clusters: torch.Tensor,  # (N,), of a class; -1 where a photo lacks the tag
@@ -208,7 +208,7 @@ class SubClassifier(nn.Module):
         pooled = F.dropout(gap(self.backbone(images)), self.dropout, self.training)
         return SubLogits(self.classifier(pooled), self.sub_classifier(pooled))
 
-# %% ../nbs/70_sc_cam.ipynb #858b187b
+# %% ../nbs/70_sc_cam.ipynb #d16e9c67
 @patch
 def class_maps(
     self: SubClassifier,
@@ -306,7 +306,7 @@ class SubCategories(Trained):
     # or of a larger crop; published: 256 512
     long_side: tuple[int, int] | None = None
 
-# %% ../nbs/70_sc_cam.ipynb #5f6a97f5
+# %% ../nbs/70_sc_cam.ipynb #a6a674cc
 @patch
 def plain(self: SubCategories) -> VisualWords:
     "The classifier of round 0: the baseline, with the same backbone, crops and training."
@@ -383,7 +383,7 @@ def loss(
     named = tags_of_sub(logits.sub.detach().sigmoid(), self.sub_categories)
     return terms | {'sub_tags': tag_overlap(named, tags).mean()}
 
-# %% ../nbs/70_sc_cam.ipynb #4c8f5bf0
+# %% ../nbs/70_sc_cam.ipynb #2eb83b52
 @patch
 def clusters(
     self: SubCategories,
@@ -407,9 +407,9 @@ def too_few(
     for name, own in zip(classes, clusters.T):
         photos = (own >= 0).sum().item()
         there = own.max().item() + 1
-        if there < sub_categories:
-            said.append(f'{name}: {photos} photos in {there} sub-categories, '
-                        f'not {sub_categories}')
+        if 0 < there < sub_categories:
+            said.append(f'{name} gets {there} of {sub_categories} sub-categories '
+                        f'(photos with this tag: {photos})')
     return said
 
 # %% ../nbs/70_sc_cam.ipynb #06202f24
@@ -435,7 +435,7 @@ def sub_label(
         write_array(sub_labels, found)
     process().wait_for_everyone()
 
-# %% ../nbs/70_sc_cam.ipynb #342ca18c
+# %% ../nbs/70_sc_cam.ipynb #28157cbe
 @patch
 def train(
     self: SubCategories,

@@ -19,6 +19,7 @@ from wsss_nb.classifier import WordClassifier
 from wsss_nb.deeplab_v1 import DeepLabV1, WideDeepLab
 from wsss_nb.files import InputError
 from wsss_nb.loaders import Batch, Place
+from wsss_nb.onnx import TagsAndMaps, write_onnx
 from wsss_nb.seam import (BLOCK, SEAM, SEAM_VOC, JitteredCrops, RefinedMaps, Seam, SeamClassifier,
                           correlate, quiet_loss, refined_cam, seam_loss, tagged)
 from wsss_nb.settings import all_faults
@@ -257,6 +258,14 @@ def test_colours_change_from_crop_to_crop_and_can_be_repeated(photos, tmp_path):
     assert torch.equal(crops[Place(0, 2)].images, first.images)
     assert not torch.equal(crops[Place(1, 2)].images, first.images)
     assert first.targets['tags'].shape == (8,)
+
+
+def test_the_classifier_goes_out_as_onnx(tmp_path):
+    pytest.importorskip('onnxruntime')
+    torch.manual_seed(0)
+    outputs = ('class_maps', 'tags')
+    difference = write_onnx(TagsAndMaps(SMALL.network(3)), tmp_path/'seam.onnx', outputs, 16)
+    assert difference < 1e-3
 
 
 def test_norms_that_are_fixed_do_not_learn():

@@ -116,6 +116,9 @@ def test_flags_count_what_is_outside_for_nothing():
     tags = torch.ones(1, 1)
     assert not find_flags(knowledge, advice, tags).any()
     assert find_flags(knowledge, advice, tags, .51).tolist() == [[False, True]]
+    nowhere = torch.tensor([[1., 1]])
+    assert find_flags(knowledge, advice, nowhere).tolist() == [[False, False, True]]
+    assert not find_flags(knowledge, advice, nowhere, absent_tags=False).any()
 
 
 def stop_at(step: int) -> Machine:

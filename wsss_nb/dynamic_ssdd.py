@@ -8,7 +8,7 @@ __all__ = ['SSDD', 'WIDE', 'VOC_STATIC', 'VOC_DYNAMIC', 'SSDD_VOC', 'possible_la
            'merged', 'Step', 'integrate', 'batch_difference_loss', 'dynamic_difference_loss',
            'dynamic_segmentation_loss', 'DynamicNet', 'TaggedMasks', 'DynamicSSDD', 'summed_probabilities', 'sharpened']
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #702ed063
+# %% ../nbs/79_dynamic_ssdd.ipynb #15f6f594
 import math
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Mapping, NamedTuple, Sequence
@@ -38,7 +38,7 @@ from .training import At, TrainingSettings
 from .visual_words import VisualWords
 from .work import Lead, Trained, Work
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #732b55f7
+# %% ../nbs/79_dynamic_ssdd.ipynb #86e4648a
 def possible_labels(
     tags: torch.Tensor,   # y: (B, C), over 0 for the tags of each photo
 ) -> torch.Tensor:        # bool (B, C + 1)
@@ -53,7 +53,7 @@ def tagged_probabilities(
     allowed = possible_labels(tags)[:, :, None, None]
     return (logits.float().softmax(1) + 1e-4) * allowed
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #f4ad0f20
+# %% ../nbs/79_dynamic_ssdd.ipynb #be0472e8
 def tagged_prediction(
     logits: torch.Tensor,   # (B, C + 1, h, w)
     tags: torch.Tensor,     # y: (B, C)
@@ -61,7 +61,7 @@ def tagged_prediction(
     "The strongest label that the photo may have."
     return tagged_probabilities(logits, tags).argmax(1)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #2563ce63
+# %% ../nbs/79_dynamic_ssdd.ipynb #660a7524
 class StepCRF(NamedTuple):
     "A dense CRF on a small grid; distances in cells."
     reach: float = 80.       # of the bilateral kernel
@@ -80,7 +80,7 @@ class StepCRF(NamedTuple):
             gaussian_sigma=3, gaussian_compatibility=3, bilateral_sigma=self.reach,
             colour_sigma=self.colours, bilateral_compatibility=10)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #8a711a02
+# %% ../nbs/79_dynamic_ssdd.ipynb #08402a28
 @torch.no_grad()
 def crf_probabilities(
     colours: torch.Tensor,   # of the photos, uint8 (B, h, w, 3)
@@ -98,13 +98,13 @@ def crf_probabilities(
         found[n, labels] = torch.from_numpy(crf.probabilities(photo, scores[labels].numpy()))
     return found.to(logits.device)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #98fb4abb
+# %% ../nbs/79_dynamic_ssdd.ipynb #1572b98b
 def crf_advice(colours: torch.Tensor, logits: torch.Tensor, tags: torch.Tensor,
                crf: StepCRF = StepCRF()) -> torch.Tensor:   # int64 (B, h, w)
     "The labels of `crf_probabilities`."
     return crf_probabilities(colours, logits, tags, crf).argmax(1)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #94b500d8
+# %% ../nbs/79_dynamic_ssdd.ipynb #af3d8851
 def small_photos(
     images: torch.Tensor,     # normalised (B, 3, H, W)
     backbone: Backbone,       # that says how
@@ -116,10 +116,11 @@ def small_photos(
     colours = F.adaptive_avg_pool2d(images.float() * std + mean, grid)
     return (colours * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #d8d4757f
+# %% ../nbs/79_dynamic_ssdd.ipynb #24a6f785
 class Rules(NamedTuple):
     "How two label maps are merged in a step."
     threshold: float = .5   # see `find_flags`
+    absent_tags: bool = True     # likewise
     bias: float = .4        # see `merge_weight`
     beta: float = 0.        # likewise
 
@@ -129,7 +130,7 @@ class Merged(NamedTuple):
     flags: torch.Tensor          # bool (B, C + 1)
     labels: torch.Tensor         # M: int64 (B, h, w)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #b2fee23f
+# %% ../nbs/79_dynamic_ssdd.ipynb #14bec3f5
 def merged(
     foreseen: Sequence[torch.Tensor],   # d_K and d_A: (B, h, w)
     knowledge: torch.Tensor,            # K: int64 (B, h, w)
@@ -138,12 +139,12 @@ def merged(
     rules: Rules = Rules(),
 ) -> Merged:
     "Merge label maps by what a `DifferenceNet` foresees. SSDD (ICCV 2019), equation 6."
-    flags = find_flags(knowledge, advice, tags, rules.threshold)
+    flags = find_flags(knowledge, advice, tags, rules.threshold, rules.absent_tags)
     chances = [logits.detach().float().sigmoid() for logits in foreseen]
     weight = merge_weight(chances, knowledge, advice, flags, rules.bias, rules.beta)
     return Merged(list(foreseen), flags, merge(knowledge, advice, weight))
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #cc370184
+# %% ../nbs/79_dynamic_ssdd.ipynb #10ad5de0
 class Step(NamedTuple):
     "The label maps of a step, int64 (B, h, w), and what is foreseen of them."
     knowledge: torch.Tensor    # K1: tagged prediction of the main head
@@ -153,7 +154,7 @@ class Step(NamedTuple):
     second: Merged             # S and M1 become M2
     prediction: torch.Tensor   # P: tagged prediction of the sub head
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #fcd5dfb6
+# %% ../nbs/79_dynamic_ssdd.ipynb #6b7653f3
 def integrate(
     nets: Sequence[DifferenceNet],     # the first and the second
     middles: Sequence[torch.Tensor],   # of main and sub head, (B, middle, h, w) each
@@ -170,7 +171,7 @@ def integrate(
     second = merged(foreseen, seed, first.labels, tags, rules)
     return Step(K1, A1, first, seed, second, maps['prediction'])
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #1a51d620
+# %% ../nbs/79_dynamic_ssdd.ipynb #26517e7d
 def batch_difference_loss(
     logits: torch.Tensor,       # d: (B, h, w)
     difference: torch.Tensor,   # D: (B, h, w), of `difference_map`
@@ -192,7 +193,7 @@ def dynamic_difference_loss(
         costs.append(batch_difference_loss(d, difference_map(labels, step.prediction)))
     return sum(costs) / 4
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #a67ac8b7
+# %% ../nbs/79_dynamic_ssdd.ipynb #1a57ee87
 def dynamic_segmentation_loss(
     main: torch.Tensor,     # logits of the main head (B, C + 1, h, w)
     sub: torch.Tensor,      # logits of the sub head, likewise
@@ -203,7 +204,7 @@ def dynamic_segmentation_loss(
     of_sub = pixel_loss(sub, seed, None) + pixel_loss(sub, labels, None)
     return pixel_loss(main, labels, None) + of_sub / 2
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #301ff44f
+# %% ../nbs/79_dynamic_ssdd.ipynb #ba3d7be7
 class DynamicNet(nn.Module):
     """A backbone with two segmentation heads, and a difference net for each. For predictions it is
     backbone and main head: normalised images (B, 3, H, W) -> logits (B, labels, h, w)."""
@@ -228,7 +229,7 @@ class DynamicNet(nn.Module):
         self.first = DifferenceNet(middle, shallow, labels, width)
         self.second = DifferenceNet(middle, shallow, labels, width)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #48754fbc
+# %% ../nbs/79_dynamic_ssdd.ipynb #b0ca3224
 @patch
 def forward(
     self: DynamicNet,
@@ -252,14 +253,14 @@ def forward(
                      maps | {'seed': seed}, tags, self.rules)
     return main.logits, sub.logits, step
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #f4e896d9
+# %% ../nbs/79_dynamic_ssdd.ipynb #7aa46ce4
 class TaggedMasks(MaskedCrops):
     "Crops with their masks and tags: targets 'mask', int64 (crop, crop), and 'tags', (C,)."
     def __getitem__(self, place: Place) -> Batch:
         images, targets = super().__getitem__(place)
         return Batch(images, targets | {'tags': self.photos.tags(place.index)})
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #253ec93a
+# %% ../nbs/79_dynamic_ssdd.ipynb #2b05f678
 @dataclass(frozen=True)
 class DynamicSSDD(Trained):
     """Segmenter that a CRF advises at every step: Shimoda and Yanai, ICCV 2019, dynamic stage."""
@@ -284,6 +285,8 @@ class DynamicSSDD(Trained):
     iterations: int = 3
     # a class is flagged of which the CRF leaves a smaller share in a crop; published: 0.5; 0: none
     threshold: float = .5
+    # flag a tag, too, that neither label map of a crop shows; published: yes
+    absent_tags: bool = True
     # how much speaks for the advice from the start; published: 0.4
     bias: float = .4
     # how much speaks for the background, whichever map has it; published: 0
@@ -292,11 +295,11 @@ class DynamicSSDD(Trained):
     def network(self, classes: int, first: bool = False) -> DynamicNet:
         "For C classes and background; with its first weights, or random ones."
         crf = StepCRF(self.reach, self.colours, self.iterations)
-        rules = Rules(self.threshold, self.bias, self.beta)
+        rules = Rules(self.threshold, self.absent_tags, self.bias, self.beta)
         return DynamicNet(self.backbone.create(first), classes + 1, self.middle, self.width, crf,
                           rules)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #86c37f57
+# %% ../nbs/79_dynamic_ssdd.ipynb #1de090ab
 @patch
 def loss(
     self: DynamicSSDD,
@@ -314,7 +317,7 @@ def loss(
             'flagged': step.first.flags.any(1).float().mean(),
             'total': segmentation + difference}
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #f4a56d15
+# %% ../nbs/79_dynamic_ssdd.ipynb #f88e1e76
 @patch
 def crops(self: DynamicSSDD, work: Work, network: DynamicNet) -> TaggedMasks:
     "The photos with the masks of `work.masks`, and their tags."
@@ -330,7 +333,7 @@ def example(self: DynamicSSDD, classes: int) -> Batch:
     mask = torch.zeros(2, crop, crop, dtype=torch.long)
     return Batch(torch.zeros(2, 3, crop, crop), {'mask': mask, 'tags': torch.zeros(2, classes)})
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #f299b7b3
+# %% ../nbs/79_dynamic_ssdd.ipynb #535a5def
 @patch
 def own_crop(self: DynamicSSDD, lead: Lead) -> int:
     "As large as `DeepLab`'s (chapter 31)."
@@ -348,7 +351,7 @@ def faults(self: DynamicSSDD) -> list[str]:
                      'only when all of it has gone through the network')
     return found
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #3d60daae
+# %% ../nbs/79_dynamic_ssdd.ipynb #da8a6ae5
 def summed_probabilities(
     network: nn.Module,      # images -> logits (B, L, h, w)
     image: torch.Tensor,     # normalised (1, 3, H, W)
@@ -374,13 +377,13 @@ def sharpened(
     resized = F.interpolate(summed[None], size, mode='bilinear', align_corners=False)[0]
     return resized.softmax(0)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #85e65824
+# %% ../nbs/79_dynamic_ssdd.ipynb #140eba5a
 SSDD = System(
     'Shimoda and Yanai, SSDD, ICCV 2019, in small',
     VisualWords(pooling='gap', words=None), MultiScale(),
-    StaticSSDD(detection=Detection(threshold=.25), bias=.4, beta=0.), DynamicSSDD(threshold=.25))
+    StaticSSDD(detection=Detection(threshold=.25), bias=.4, beta=0.), DynamicSSDD())
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #712bb15c
+# %% ../nbs/79_dynamic_ssdd.ipynb #ecc37554
 WIDE = BackboneSettings('wideresnet38', 'imagenet', 8, True, 0)
 
 VOC_STATIC = StaticSSDD(

@@ -91,7 +91,7 @@ def test_who_is_alone_follows_from_the_tags():
 
 def test_a_photo_that_is_alone_sees_itself_only():
     torch.manual_seed(0)
-    network = CoattentionClassifier(create_backbone('resnet18'), 8, width=8).eval()
+    network = CoattentionClassifier(create_backbone('resnet18'), 8, width=8, convolutions=1).eval()
     a, b = torch.randn(2, 1, 8, 3, 4)
     alone = torch.ones(1, dtype=torch.bool)
     apart = network.pair_logits(a, b, alone)
@@ -158,6 +158,7 @@ def test_parts_take_the_step_of_the_whole(partners, shapes, tmp_path):
 
 SCRIPT = '''
 import sys
+from pathlib import Path
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.mcis_system import CoAttention
 from wsss_nb.training import Machine, Optimiser, TrainingSettings, process
@@ -169,7 +170,7 @@ photos = VOCFolder(sys.argv[1], 'train')
 method = CoAttention(BackboneSettings('resnet18', 'none', 16, False, 0, 'frozen'),
                      TrainingSettings(2, 8, crop=48, optimiser=Optimiser(.001)), width=8,
                      convolutions=1, changes=('mirror',))
-method.following(Lead(64, 64)).train(Work(photos, sys.argv[2], Machine(workers=0)))
+method.following(Lead(64, 64)).train(Work(photos, Path(sys.argv[2]), Machine(workers=0)))
 '''
 
 
@@ -184,6 +185,7 @@ def test_two_processes_end_where_one_does(shapes, tmp_path):
         done = subprocess.run([*launch, str(script), str(shapes), str(folder)], env=ON_CPU,
                               capture_output=True, text=True, timeout=300)
         assert f'of {processes} processes' in done.stdout, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr[-2000:]
         found[processes] = load_file(folder/'model.safetensors')
     for name, tensor in found[1].items():
         torch.testing.assert_close(found[2][name], tensor, rtol=1e-3, atol=1e-5)
@@ -275,7 +277,7 @@ def test_controls_of_the_maps(shapes):
 
 def test_maps_in_workers_on_other_photos_and_without_tags(shapes, tmp_path):
     torch.manual_seed(0)
-    network = CoattentionClassifier(create_backbone('resnet18'), 8, width=8)
+    network = CoattentionClassifier(create_backbone('resnet18'), 8)
     photos = VOCFolder(shapes, 'val')
     work = Work(photos, tmp_path, longest=64)
     for method in (PartnerMaps(changes=('mirror', 'small', 'large')),

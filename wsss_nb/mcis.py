@@ -117,7 +117,7 @@ class Looked(NamedTuple):
     image: torch.Tensor      # (B, C), logits of the tags
     features: torch.Tensor   # X: (B, d, h, w)
 
-# %% ../nbs/72_mcis.ipynb #ff5ba070
+# %% ../nbs/72_mcis.ipynb #149c6604
 class CoattentionClassifier(nn.Module):
     "A classifier that sees photos alone, and in pairs. MCIS (ECCV 2020)."
     def __init__(
@@ -125,7 +125,7 @@ class CoattentionClassifier(nn.Module):
         backbone: Backbone,
         num_classes: int,                # C, background not counted
         width: int = 256,                # d, if there are convolutions
-        convolutions: int = 1,           # see `layers_between`
+        convolutions: int = 0,           # see `layers_between`
         kernel: int = 1,                 # likewise
         likeness: Likeness = 'cosine',   # see `affinity`
         temperature: float = .1,         # likewise
@@ -220,7 +220,7 @@ def pair_terms(
         'pair_rest_2': weights[1] * margin(rests[1], left[1]),
     }
 
-# %% ../nbs/72_mcis.ipynb #e97e48fd
+# %% ../nbs/72_mcis.ipynb #5f8ce9bb
 def matched(
     tags: np.ndarray,           # (N, C), 0 or 1
     shared: bool,               # whether the two of a pair are to share a tag, or to share none
@@ -228,8 +228,7 @@ def matched(
 ) -> list[tuple[int, int]]:     # (N + 1) // 2 pairs of places
     """All photos in pairs, each once; the last one with itself, if their number is odd. Those
     without a partner that suits are in the last pairs; no two of them would suit."""
-    order = list(range(len(tags)))
-    generator.shuffle(order)
+    order = generator.sample(range(len(tags)), len(tags))
     free = np.ones(len(tags), bool)
     pairs = []
     alone = []
@@ -348,7 +347,7 @@ def changed(
     return F.interpolate(images, scale_factor=SCALES[change], mode='bilinear',
                          align_corners=False)
 
-# %% ../nbs/72_mcis.ipynb #30f8f9f0
+# %% ../nbs/72_mcis.ipynb #f45dbf94
 @patch
 def pair_logits(
     self: CoattentionClassifier,
@@ -360,9 +359,8 @@ def pair_logits(
     partner_1 = second
     partner_2 = first
     if alone is not None:
-        alone = alone[:, None, None, None]
-        partner_1 = torch.where(alone, first, second)
-        partner_2 = torch.where(alone, second, first)
+        partner_1 = torch.where(alone.view(-1, 1, 1, 1), first, second)
+        partner_2 = torch.where(alone.view(-1, 1, 1, 1), second, first)
     y1 = self.rebuilt(first, partner_1)
     y2 = self.rebuilt(second, partner_2, second=True)
     common = [gap(self.common(y)) for y in (y1, y2)]

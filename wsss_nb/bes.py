@@ -205,14 +205,14 @@ def border_loss(
     return BorderLoss(background, thing, border, (background + thing) / 2 + border)
 
 # %% ../nbs/73_bes.ipynb #121a8be9
-Cells = Literal['any', 'middle']
+Cells = Literal['middle', 'any']
 
 def cell_labels(
-    labels: torch.Tensor,   # integers (B, H, W) of `Border`, or 255
-    grid: tuple[int, int],  # rows and columns at stride 4
-    cells: Cells = 'any',   # which pixels make a cell a border; 'middle': as published
+    labels: torch.Tensor,      # integers (B, H, W) of `Border`, or 255
+    grid: tuple[int, int],     # rows and columns at stride 4
+    cells: Cells = 'middle',   # which pixel makes a cell a border; published: its middle
 ) -> torch.Tensor:          # int64 (B, *grid)
-    "Border labels of cells: those of their middles; rim where any of their pixels is a border."
+    "Border labels of cells: those of their middles; or rim where any of their pixels is border."
     found = on_grid(labels, grid)
     if cells == 'middle':
         return found
@@ -230,9 +230,9 @@ class BorderCrops(MaskedCrops):
         return Batch(*self.augmentation(image, {'mask': labels}, place.generator(self.seed)))
 
 def border_training_loss(
-    model: nn.Module,      # images -> logits (B, h, w)
-    batch: Batch,          # with targets 'mask': border labels int64 (B, H, W), 255 where unknown
-    cells: Cells = 'any',  # see `cell_labels`
+    model: nn.Module,         # images -> logits (B, h, w)
+    batch: Batch,             # with targets 'mask': border labels int64 (B, H, W), 255 if unknown
+    cells: Cells = 'middle',  # see `cell_labels`
 ) -> dict[str, torch.Tensor]:
     "The terms of the loss by name."
     chance = model(batch.images).float().sigmoid()
@@ -294,8 +294,8 @@ class BES(Walking):
     difference: float = .1
     # label borders between two things, too, as the published code does
     seams: bool = True
-    # pixels that make a cell of the network's grid a border: any of them; published: its middle
-    cells: Cells = 'any'
+    # which pixel makes a cell of the network's grid a border: the middle, as published, or any
+    cells: Cells = 'middle'
     # map that stops the walk: learned; or as controls its inverse, or the photo's edges (sobel)
     borders: Borders = 'learned'
 
@@ -409,7 +409,7 @@ BES_SMALL = System(
     VisualWords(pooling='attention', words=None), MultiScale(merge='sum'), BES(), DeepLab())
 
 VOC_BES = BES(training=TrainingSettings(3, 16, crop=512, optimiser=OPTIMISERS['irn']),
-              scores=(.30, .07), betas=(5.,), window=13, cells='middle', crf=False)
+              scores=(.30, .07), betas=(5.,), window=13, crf=False)
 
 BES_VOC = System(
     'Chen et al., Boundary Exploration (BES), ECCV 2020',

@@ -89,8 +89,8 @@ def known(
     labels: np.ndarray,  # label map
     truth: np.ndarray,   # label map of the same size
 ) -> np.ndarray:         # label map
-    "The labels, and 0 where the truth is 255."
-    return np.where(truth == IGNORE, 0, labels)
+    "The labels, and 0 where they or the truth are 255."
+    return np.where((truth == IGNORE) | (labels == IGNORE), 0, labels)
 
 # %% ../nbs/42_measuring.ipynb #16b4526a
 def measure_masks(

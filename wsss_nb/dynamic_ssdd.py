@@ -8,7 +8,7 @@ __all__ = ['SSDD', 'WIDE', 'VOC_STATIC', 'VOC_DYNAMIC', 'SSDD_VOC', 'possible_la
            'merged', 'Step', 'integrate', 'batch_difference_loss', 'dynamic_difference_loss',
            'dynamic_segmentation_loss', 'DynamicNet', 'TaggedMasks', 'DynamicSSDD', 'summed_probabilities', 'sharpened']
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #15f6f594
+# %% ../nbs/79_dynamic_ssdd.ipynb #a254657c
 import math
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Mapping, NamedTuple, Sequence
@@ -38,7 +38,7 @@ from .training import At, TrainingSettings
 from .visual_words import VisualWords
 from .work import Lead, Trained, Work
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #86e4648a
+# %% ../nbs/79_dynamic_ssdd.ipynb #94e2047e
 def possible_labels(
     tags: torch.Tensor,   # y: (B, C), over 0 for the tags of each photo
 ) -> torch.Tensor:        # bool (B, C + 1)
@@ -53,7 +53,7 @@ def tagged_probabilities(
     allowed = possible_labels(tags)[:, :, None, None]
     return (logits.float().softmax(1) + 1e-4) * allowed
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #be0472e8
+# %% ../nbs/79_dynamic_ssdd.ipynb #3a3fe393
 def tagged_prediction(
     logits: torch.Tensor,   # (B, C + 1, h, w)
     tags: torch.Tensor,     # y: (B, C)
@@ -61,7 +61,7 @@ def tagged_prediction(
     "The strongest label that the photo may have."
     return tagged_probabilities(logits, tags).argmax(1)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #660a7524
+# %% ../nbs/79_dynamic_ssdd.ipynb #c2376012
 class StepCRF(NamedTuple):
     "A dense CRF on a small grid; distances in cells."
     reach: float = 80.       # of the bilateral kernel
@@ -80,7 +80,7 @@ class StepCRF(NamedTuple):
             gaussian_sigma=3, gaussian_compatibility=3, bilateral_sigma=self.reach,
             colour_sigma=self.colours, bilateral_compatibility=10)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #08402a28
+# %% ../nbs/79_dynamic_ssdd.ipynb #35a5ec27
 @torch.no_grad()
 def crf_probabilities(
     colours: torch.Tensor,   # of the photos, uint8 (B, h, w, 3)
@@ -98,13 +98,13 @@ def crf_probabilities(
         found[n, labels] = torch.from_numpy(crf.probabilities(photo, scores[labels].numpy()))
     return found.to(logits.device)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #1572b98b
+# %% ../nbs/79_dynamic_ssdd.ipynb #de5fe3a6
 def crf_advice(colours: torch.Tensor, logits: torch.Tensor, tags: torch.Tensor,
                crf: StepCRF = StepCRF()) -> torch.Tensor:   # int64 (B, h, w)
     "The labels of `crf_probabilities`."
     return crf_probabilities(colours, logits, tags, crf).argmax(1)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #af3d8851
+# %% ../nbs/79_dynamic_ssdd.ipynb #f4f8c85e
 def small_photos(
     images: torch.Tensor,     # normalised (B, 3, H, W)
     backbone: Backbone,       # that says how
@@ -116,7 +116,7 @@ def small_photos(
     colours = F.adaptive_avg_pool2d(images.float() * std + mean, grid)
     return (colours * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #24a6f785
+# %% ../nbs/79_dynamic_ssdd.ipynb #ff6db700
 class Rules(NamedTuple):
     "How two label maps are merged in a step."
     threshold: float = .5   # see `find_flags`
@@ -130,7 +130,7 @@ class Merged(NamedTuple):
     flags: torch.Tensor          # bool (B, C + 1)
     labels: torch.Tensor         # M: int64 (B, h, w)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #14bec3f5
+# %% ../nbs/79_dynamic_ssdd.ipynb #f45dadc0
 def merged(
     foreseen: Sequence[torch.Tensor],   # d_K and d_A: (B, h, w)
     knowledge: torch.Tensor,            # K: int64 (B, h, w)
@@ -144,7 +144,7 @@ def merged(
     weight = merge_weight(chances, knowledge, advice, flags, rules.bias, rules.beta)
     return Merged(list(foreseen), flags, merge(knowledge, advice, weight))
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #10ad5de0
+# %% ../nbs/79_dynamic_ssdd.ipynb #5c604807
 class Step(NamedTuple):
     "The label maps of a step, int64 (B, h, w), and what is foreseen of them."
     knowledge: torch.Tensor    # K1: tagged prediction of the main head
@@ -154,7 +154,7 @@ class Step(NamedTuple):
     second: Merged             # S and M1 become M2
     prediction: torch.Tensor   # P: tagged prediction of the sub head
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #6b7653f3
+# %% ../nbs/79_dynamic_ssdd.ipynb #0e1855fb
 def integrate(
     nets: Sequence[DifferenceNet],     # the first and the second
     middles: Sequence[torch.Tensor],   # of main and sub head, (B, middle, h, w) each
@@ -171,7 +171,7 @@ def integrate(
     second = merged(foreseen, seed, first.labels, tags, rules)
     return Step(K1, A1, first, seed, second, maps['prediction'])
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #26517e7d
+# %% ../nbs/79_dynamic_ssdd.ipynb #9880d1c0
 def batch_difference_loss(
     logits: torch.Tensor,       # d: (B, h, w)
     difference: torch.Tensor,   # D: (B, h, w), of `difference_map`
@@ -193,7 +193,7 @@ def dynamic_difference_loss(
         costs.append(batch_difference_loss(d, difference_map(labels, step.prediction)))
     return sum(costs) / 4
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #1a57ee87
+# %% ../nbs/79_dynamic_ssdd.ipynb #bd4bd8a5
 def dynamic_segmentation_loss(
     main: torch.Tensor,     # logits of the main head (B, C + 1, h, w)
     sub: torch.Tensor,      # logits of the sub head, likewise
@@ -204,7 +204,7 @@ def dynamic_segmentation_loss(
     of_sub = pixel_loss(sub, seed, None) + pixel_loss(sub, labels, None)
     return pixel_loss(main, labels, None) + of_sub / 2
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #ba3d7be7
+# %% ../nbs/79_dynamic_ssdd.ipynb #bfebd6b9
 class DynamicNet(nn.Module):
     """A backbone with two segmentation heads, and a difference net for each. For predictions it is
     backbone and main head: normalised images (B, 3, H, W) -> logits (B, labels, h, w)."""
@@ -229,7 +229,7 @@ class DynamicNet(nn.Module):
         self.first = DifferenceNet(middle, shallow, labels, width)
         self.second = DifferenceNet(middle, shallow, labels, width)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #b0ca3224
+# %% ../nbs/79_dynamic_ssdd.ipynb #26ea708d
 @patch
 def forward(
     self: DynamicNet,
@@ -253,14 +253,14 @@ def forward(
                      maps | {'seed': seed}, tags, self.rules)
     return main.logits, sub.logits, step
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #7aa46ce4
+# %% ../nbs/79_dynamic_ssdd.ipynb #4e1bee34
 class TaggedMasks(MaskedCrops):
     "Crops with their masks and tags: targets 'mask', int64 (crop, crop), and 'tags', (C,)."
     def __getitem__(self, place: Place) -> Batch:
         images, targets = super().__getitem__(place)
         return Batch(images, targets | {'tags': self.photos.tags(place.index)})
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #2b05f678
+# %% ../nbs/79_dynamic_ssdd.ipynb #fbb25d80
 @dataclass(frozen=True)
 class DynamicSSDD(Trained):
     """Segmenter that a CRF advises at every step: Shimoda and Yanai, ICCV 2019, dynamic stage."""
@@ -299,7 +299,7 @@ class DynamicSSDD(Trained):
         return DynamicNet(self.backbone.create(first), classes + 1, self.middle, self.width, crf,
                           rules)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #1de090ab
+# %% ../nbs/79_dynamic_ssdd.ipynb #d11c88be
 @patch
 def loss(
     self: DynamicSSDD,
@@ -317,7 +317,7 @@ def loss(
             'flagged': step.first.flags.any(1).float().mean(),
             'total': segmentation + difference}
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #f88e1e76
+# %% ../nbs/79_dynamic_ssdd.ipynb #3dca3cb1
 @patch
 def crops(self: DynamicSSDD, work: Work, network: DynamicNet) -> TaggedMasks:
     "The photos with the masks of `work.masks`, and their tags."
@@ -333,7 +333,7 @@ def example(self: DynamicSSDD, classes: int) -> Batch:
     mask = torch.zeros(2, crop, crop, dtype=torch.long)
     return Batch(torch.zeros(2, 3, crop, crop), {'mask': mask, 'tags': torch.zeros(2, classes)})
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #535a5def
+# %% ../nbs/79_dynamic_ssdd.ipynb #24c793d5
 @patch
 def own_crop(self: DynamicSSDD, lead: Lead) -> int:
     "As large as `DeepLab`'s (chapter 31)."
@@ -351,7 +351,7 @@ def faults(self: DynamicSSDD) -> list[str]:
                      'only when all of it has gone through the network')
     return found
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #da8a6ae5
+# %% ../nbs/79_dynamic_ssdd.ipynb #7cb41eb4
 def summed_probabilities(
     network: nn.Module,      # images -> logits (B, L, h, w)
     image: torch.Tensor,     # normalised (1, 3, H, W)
@@ -377,13 +377,13 @@ def sharpened(
     resized = F.interpolate(summed[None], size, mode='bilinear', align_corners=False)[0]
     return resized.softmax(0)
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #140eba5a
+# %% ../nbs/79_dynamic_ssdd.ipynb #ab145ee8
 SSDD = System(
     'Shimoda and Yanai, SSDD, ICCV 2019, in small',
     VisualWords(pooling='gap', words=None), MultiScale(),
     StaticSSDD(detection=Detection(threshold=.25), bias=.4, beta=0.), DynamicSSDD())
 
-# %% ../nbs/79_dynamic_ssdd.ipynb #ecc37554
+# %% ../nbs/79_dynamic_ssdd.ipynb #0b81627d
 WIDE = BackboneSettings('wideresnet38', 'imagenet', 8, True, 0)
 
 VOC_STATIC = StaticSSDD(

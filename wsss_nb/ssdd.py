@@ -7,7 +7,7 @@ __all__ = ['difference_map', 'label_counts', 'find_flags', 'merge_weight', 'merg
            'reflected', 'MirrorConv', 'FixedNorm', 'begin', 'Scores', 'SegmentationHead', 'Bottleneck', 'one_hot',
            'DifferenceNet', 'shallow_stage', 'wide_dilation', 'DetectionNet']
 
-# %% ../nbs/74_ssdd.ipynb #a6eeaf90
+# %% ../nbs/74_ssdd.ipynb #d9cc5c13
 from typing import NamedTuple, Sequence
 
 import torch
@@ -20,7 +20,7 @@ from .cam import strided_size
 from .photos import IGNORE
 from .random_walk import pair_mean
 
-# %% ../nbs/74_ssdd.ipynb #d29d74ec
+# %% ../nbs/74_ssdd.ipynb #519d575c
 def difference_map(
     knowledge: torch.Tensor,   # K: int64 (B, h, w)
     advice: torch.Tensor,      # A: the same
@@ -29,7 +29,7 @@ def difference_map(
     outside = (knowledge == IGNORE) & (advice == IGNORE)
     return (knowledge != advice).long().masked_fill(outside, IGNORE)
 
-# %% ../nbs/74_ssdd.ipynb #c40ae1e9
+# %% ../nbs/74_ssdd.ipynb #eac0da3e
 def label_counts(
     labels: torch.Tensor,   # int64 (B, h, w), 0..L-1 or 255
     count: int,             # L: how many labels there are
@@ -39,7 +39,7 @@ def label_counts(
     counts = places.new_zeros(len(places), IGNORE + 1)
     return counts.scatter_add_(1, places, torch.ones_like(places))[:, :count]
 
-# %% ../nbs/74_ssdd.ipynb #3d3bdd2f
+# %% ../nbs/74_ssdd.ipynb #c00e897a
 def find_flags(
     knowledge: torch.Tensor,   # K: int64 (B, h, w), 0..C, 255 outside of the photo
     advice: torch.Tensor,      # A: the same
@@ -54,7 +54,7 @@ def find_flags(
         flags = flags & (before + after > 0)
     return flags & (F.pad(tags, (1, 0)) > 0)
 
-# %% ../nbs/74_ssdd.ipynb #4f568589
+# %% ../nbs/74_ssdd.ipynb #8e79ecf8
 def merge_weight(
     chances: Sequence[torch.Tensor],   # sigmoids of d_K and of d_A, each (B, h, w), 0..1
     knowledge: torch.Tensor,           # K: int64 (B, h, w)
@@ -78,7 +78,7 @@ def merge(
     "The label of the advice where its weight is 0 or more, else that of the knowledge."
     return torch.where(weight >= 0, advice, knowledge)
 
-# %% ../nbs/74_ssdd.ipynb #734d08a9
+# %% ../nbs/74_ssdd.ipynb #2b62966d
 def image_losses(
     logits: torch.Tensor,       # d: (B, h, w)
     difference: torch.Tensor,   # D: (B, h, w), 1, 0, or 255 for cells that don't count
@@ -91,7 +91,7 @@ def image_losses(
         halves.append(costs.sum((1, 2)) / cells.sum((1, 2)).clamp(min=1))
     return sum(halves) / 2
 
-# %% ../nbs/74_ssdd.ipynb #a8b765fd
+# %% ../nbs/74_ssdd.ipynb #4fa0bcee
 def difference_loss(
     logits: torch.Tensor,       # d: (B, h, w)
     difference: torch.Tensor,   # D: (B, h, w), of `difference_map`
@@ -102,7 +102,7 @@ def difference_loss(
     counted = None if whole is None else ~whole.any(1)
     return pair_mean(image_losses(logits, difference), ~flags.any(1), counted)
 
-# %% ../nbs/74_ssdd.ipynb #35bd76f3
+# %% ../nbs/74_ssdd.ipynb #e6820bfe
 def reflected(
     length: int,           # of a row of cells
     reach: int,            # cells that are added at either end
@@ -114,7 +114,7 @@ def reflected(
     places = places.remainder(period)
     return torch.minimum(places, period - places)
 
-# %% ../nbs/74_ssdd.ipynb #45e6cc86
+# %% ../nbs/74_ssdd.ipynb #21b494d7
 class MirrorConv(nn.Conv2d):
     "A 3 x 3 convolution that sees the map mirrored around its rim: the map keeps its size."
     def __init__(
@@ -131,7 +131,7 @@ class MirrorConv(nn.Conv2d):
         rows, columns = [reflected(n, reach, maps.device) for n in maps.shape[-2:]]
         return super().forward(maps.index_select(2, rows).index_select(3, columns))
 
-# %% ../nbs/74_ssdd.ipynb #9ae100fc
+# %% ../nbs/74_ssdd.ipynb #cf1a6ace
 class FixedNorm(nn.BatchNorm2d):
     "A batch norm that stays as it begins or is loaded: it learns neither statistics nor weights."
     def __init__(
@@ -146,7 +146,7 @@ class FixedNorm(nn.BatchNorm2d):
         "Evaluation, whatever is asked for."
         return super().train(False)
 
-# %% ../nbs/74_ssdd.ipynb #18fb1a9e
+# %% ../nbs/74_ssdd.ipynb #6bc0e8e6
 def begin(network: nn.Module) -> None:
     "First weights of all convolutions: normal, of He's spread; biases are 0."
     for layer in network.modules():
@@ -155,7 +155,7 @@ def begin(network: nn.Module) -> None:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-# %% ../nbs/74_ssdd.ipynb #279033ad
+# %% ../nbs/74_ssdd.ipynb #f890f821
 class Scores(NamedTuple):
     "What a `SegmentationHead` gives."
     logits: torch.Tensor   # (B, L, h, w)
@@ -166,7 +166,7 @@ class Scores(NamedTuple):
         both = [F.interpolate(maps, grid, mode='bilinear', align_corners=False) for maps in self]
         return Scores(*both)
 
-# %% ../nbs/74_ssdd.ipynb #3cedfe6f
+# %% ../nbs/74_ssdd.ipynb #f1f5d061
 class SegmentationHead(nn.Module):
     "Features (B, channels, h, w) -> `Scores`, through two wide convolutions."
     def __init__(
@@ -186,7 +186,7 @@ class SegmentationHead(nn.Module):
         middle = self.norm(self.first(features)).relu()
         return Scores(self.last(middle), middle)
 
-# %% ../nbs/74_ssdd.ipynb #7b5f7655
+# %% ../nbs/74_ssdd.ipynb #6456672d
 class Bottleneck(nn.Module):
     "A residual block (B, channels, h, w) -> (B, width, h, w)."
     def __init__(
@@ -204,7 +204,7 @@ class Bottleneck(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return (self.path(maps) + self.shortcut(maps)).relu()
 
-# %% ../nbs/74_ssdd.ipynb #0dba5b9a
+# %% ../nbs/74_ssdd.ipynb #46dd3c9e
 def one_hot(
     labels: torch.Tensor,   # (B, h, w), 0..L-1 or 255
     count: int,             # L
@@ -212,7 +212,7 @@ def one_hot(
     "A map of 0 and 1 for each label."
     return (labels[:, None] == torch.arange(count, device=labels.device)[:, None, None]).float()
 
-# %% ../nbs/74_ssdd.ipynb #149708c6
+# %% ../nbs/74_ssdd.ipynb #83a1f44f
 class DifferenceNet(nn.Module):
     """Foresees where another label map differs from one, from the photo's features and that one:
     the logit d of SSDD (ICCV 2019), section 3.2. What it is given learns nothing from it."""
@@ -233,7 +233,7 @@ class DifferenceNet(nn.Module):
         self.last = nn.Conv2d(width, 1, 1, bias=False)
         begin(self)
 
-# %% ../nbs/74_ssdd.ipynb #98b92026
+# %% ../nbs/74_ssdd.ipynb #f1bb1189
 @patch
 def see(
     self: DifferenceNet,
@@ -259,7 +259,7 @@ def forward(
         found.append(self.last(self.both(torch.cat([photo, seen], 1)))[:, 0])
     return found
 
-# %% ../nbs/74_ssdd.ipynb #f922350e
+# %% ../nbs/74_ssdd.ipynb #6ec82088
 def shallow_stage(
     backbone: Backbone,
 ) -> int:               # place of the stage
@@ -273,7 +273,7 @@ def wide_dilation(
     "96 pixels, as published."
     return max(1, 96 // backbone.output_stride)
 
-# %% ../nbs/74_ssdd.ipynb #a7765627
+# %% ../nbs/74_ssdd.ipynb #184d6b06
 class DetectionNet(nn.Module):
     "Backbone, segmentation head and difference net of the static stage."
     def __init__(

@@ -6,7 +6,7 @@
 __all__ = ['SSDD_OPTIMISER', 'read_both', 'AdvisedCrops', 'Detection', 'wrong_range', 'see_both', 'chances_of', 'Choice',
            'choose', 'StaticSSDD', 'BothMasks', 'Tally']
 
-# %% ../nbs/76_static_ssdd.ipynb #257fe2dd
+# %% ../nbs/76_static_ssdd.ipynb #71263206
 import math
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +37,7 @@ from .ssdd import (DetectionNet, difference_loss, difference_map, find_flags, me
 from .training import At, Optimiser, TrainingSettings, process, progress, whole_targets
 from .work import Lead, Maker, Trained, Work, in_workers, looking
 
-# %% ../nbs/76_static_ssdd.ipynb #26485d9f
+# %% ../nbs/76_static_ssdd.ipynb #17ad579a
 def read_both(
     photos: Photos,
     folder: Path,                # of knowledge/ and advice/
@@ -49,7 +49,7 @@ def read_both(
         found[name] = read_mask(folder/name/f'{photos.ids[i]}.png', len(photos.classes))
     return found
 
-# %% ../nbs/76_static_ssdd.ipynb #4ece329f
+# %% ../nbs/76_static_ssdd.ipynb #e6725353
 class AdvisedCrops(Dataset):
     "Crops with two label maps of each photo, and its tags: targets 'knowledge', 'advice', 'tags'."
     def __init__(
@@ -73,7 +73,7 @@ class AdvisedCrops(Dataset):
         crop, targets = self.augmentation(image, masks, place.generator(self.seed))
         return Batch(crop, targets | {'tags': self.photos.tags(place.index)})
 
-# %% ../nbs/76_static_ssdd.ipynb #dfe0cdca
+# %% ../nbs/76_static_ssdd.ipynb #c4318b3f
 SSDD_OPTIMISER = Optimiser(1e-3, momentum=0., weight_decay=2e-4, power=.3)
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Detection(Trained):
         "The network for C classes; with its first weights, or random ones."
         return DetectionNet(self.backbone.create(first), classes + 1, self.middle, self.width)
 
-# %% ../nbs/76_static_ssdd.ipynb #59512380
+# %% ../nbs/76_static_ssdd.ipynb #b65abcc6
 @patch
 def crops(self: Detection, work: Work, network: DetectionNet) -> AdvisedCrops:
     "Crops of the photos with knowledge and advice, which lie beside `work.folder`."
@@ -115,7 +115,7 @@ def example(self: Detection, classes: int) -> Batch:
     return Batch(torch.zeros(2, 3, crop, crop), {
         'knowledge': mask, 'advice': mask, 'tags': torch.zeros(2, classes)})
 
-# %% ../nbs/76_static_ssdd.ipynb #493bb8b4
+# %% ../nbs/76_static_ssdd.ipynb #ba620fb5
 @patch
 def maps_of(
     self: Detection,
@@ -126,7 +126,7 @@ def maps_of(
     K, A = [on_grid(targets[name], grid) for name in ('knowledge', 'advice')]
     return K, A, find_flags(K, A, targets['tags'], self.threshold, self.absent_tags)
 
-# %% ../nbs/76_static_ssdd.ipynb #a44c03ee
+# %% ../nbs/76_static_ssdd.ipynb #a2466b8c
 @patch
 def loss(
     self: Detection,
@@ -146,7 +146,7 @@ def loss(
     return {'segmentation': segmentation, 'difference': difference,
             'flagged': flags.any(1).float().mean(), 'total': segmentation + difference}
 
-# %% ../nbs/76_static_ssdd.ipynb #9abd545a
+# %% ../nbs/76_static_ssdd.ipynb #34ab2e96
 def wrong_range(
     settings: Any,   # a settings object
     name: str,       # of a field, two numbers
@@ -169,7 +169,7 @@ def faults(self: Detection) -> list[str]:
     return (not_positive(self, 'middle', 'width') + negative(self, 'threshold')
             + wrong_range(self, 'factor'))
 
-# %% ../nbs/76_static_ssdd.ipynb #2dc92f13
+# %% ../nbs/76_static_ssdd.ipynb #77b77688
 def see_both(
     work: Work,              # of the refiner
     mean: Sequence[float],   # of the backbone
@@ -184,7 +184,7 @@ def see_both(
     maps = [on_grid(torch.from_numpy(mask)[None], grid) for mask in masks.values()]
     return normalise(small, mean, std), maps, image.size[::-1]
 
-# %% ../nbs/76_static_ssdd.ipynb #bcea15c2
+# %% ../nbs/76_static_ssdd.ipynb #13d0d965
 def chances_of(
     network: nn.Module,   # `DetectionNet`, trained
     seen: tuple,          # of `see_both`
@@ -197,14 +197,14 @@ def chances_of(
     maps = torch.cat(foreseen).float().sigmoid().cpu().numpy()
     return CAM(np.array([0, 1]), maps, size)
 
-# %% ../nbs/76_static_ssdd.ipynb #17278b2b
+# %% ../nbs/76_static_ssdd.ipynb #da2b616e
 class Choice(NamedTuple):
     "What is chosen for a photo."
     flags: np.ndarray    # bool (C + 1,), at the place of the label
     weight: np.ndarray   # w: float32 (H, W)
     labels: np.ndarray   # uint8 (H, W)
 
-# %% ../nbs/76_static_ssdd.ipynb #d9a3fa94
+# %% ../nbs/76_static_ssdd.ipynb #2eee4762
 def choose(
     masks: dict[str, np.ndarray],   # 'knowledge' and 'advice', uint8 (H, W)
     chances: np.ndarray,            # sigmoids of d_K and d_A, float32 (2, H, W)
@@ -221,7 +221,7 @@ def choose(
     labels = merge(K, A, weight)[0].numpy().astype(np.uint8)
     return Choice(flags[0].numpy(), weight[0].numpy(), labels)
 
-# %% ../nbs/76_static_ssdd.ipynb #8a8fe631
+# %% ../nbs/76_static_ssdd.ipynb #32b58fb8
 @dataclass(frozen=True)
 class StaticSSDD(Affinity):
     "Chooses between labels before and after a CRF: Shimoda and Yanai, ICCV 2019, static stage."
@@ -246,7 +246,7 @@ class StaticSSDD(Affinity):
         "The same method with every setting decided."
         return replace(super().following(lead), detection=self.detection.following(lead))
 
-# %% ../nbs/76_static_ssdd.ipynb #82101a55
+# %% ../nbs/76_static_ssdd.ipynb #28be79fa
 @patch(as_prop=True)
 def walked_background(self: StaticSSDD) -> float | None:
     "None where nothing walks."
@@ -264,7 +264,7 @@ def faults(self: StaticSSDD) -> list[str]:
             + not_among(self, 'knowledge', ('walk', 'cam'))
             + sentences(self, ('bias', 'beta'), math.isfinite, 'a number'))
 
-# %% ../nbs/76_static_ssdd.ipynb #b3ea8359
+# %% ../nbs/76_static_ssdd.ipynb #617144e4
 @dataclass(frozen=True)
 class BothMasks:
     "Writes knowledge/<id>.png and advice/<id>.png; calling it with a place does it."
@@ -285,7 +285,7 @@ class BothMasks:
         for make in (self.knowledge, self.advice):
             write_labels(self.work, i, partial(make, i), self.work.folder/make.__name__)
 
-# %% ../nbs/76_static_ssdd.ipynb #a4915f59
+# %% ../nbs/76_static_ssdd.ipynb #136e2280
 @patch
 def prepare(
     self: StaticSSDD,
@@ -307,7 +307,7 @@ def prepare(
         chances.save(work.folder/'differences'/f'{work.photos.ids[i]}.npz')
     process().wait_for_everyone()
 
-# %% ../nbs/76_static_ssdd.ipynb #53e5e13d
+# %% ../nbs/76_static_ssdd.ipynb #e29fd07a
 @patch
 def choice(
     self: StaticSSDD,
@@ -336,7 +336,7 @@ def labels(
     "Knowledge and advice, merged."
     return self.choice(work, i, image.size[::-1]).labels
 
-# %% ../nbs/76_static_ssdd.ipynb #a679ebfb
+# %% ../nbs/76_static_ssdd.ipynb #14106539
 class Tally:
     "Counts over photos what was chosen, and how well each set of masks fits the truth."
     def __init__(
@@ -349,7 +349,7 @@ class Tally:
         self.matrices = {name: ConfusionMatrix(labels) for name in ('knowledge', 'advice',
                                                                     'merged')}
 
-# %% ../nbs/76_static_ssdd.ipynb #81eda0db
+# %% ../nbs/76_static_ssdd.ipynb #97110406
 @patch
 def add(
     self: Tally,
@@ -377,7 +377,7 @@ def shares(self: Tally) -> dict:
         found[name] = None if math.isnan(miou) else miou
     return found
 
-# %% ../nbs/76_static_ssdd.ipynb #ba4e62ed
+# %% ../nbs/76_static_ssdd.ipynb #2c5729d6
 @patch
 def finish(
     self: StaticSSDD,

@@ -8,7 +8,7 @@ __all__ = ['EPSILON', 'BLOCK', 'VOC_COUNT', 'MAPS', 'SEAM', 'VOC_SEAM', 'SEAM_VO
            'SeamLoss', 'seam_loss', 'SeamMaps', 'SeamClassifier', 'seam_training_loss', 'stretched', 'refined_cam',
            'pooled_scores', 'walked_labels', 'JitteredCrops', 'Seam', 'RefinedMaps']
 
-# %% ../nbs/71_seam.ipynb #d04ed8da
+# %% ../nbs/71_seam.ipynb #cfefc5d8
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, NamedTuple, Sequence, get_args
@@ -33,7 +33,7 @@ from .training import At, Optimiser, TrainingSettings
 from .visual_words import VisualWords
 from .work import Lead, Maker, Trained, Work
 
-# %% ../nbs/71_seam.ipynb #a3dad32d
+# %% ../nbs/71_seam.ipynb #064227a9
 EPSILON = 1e-5   # e: added wherever SEAM divides
 
 def aligned(
@@ -43,7 +43,7 @@ def aligned(
     "Maps at another size, bilinear; the middles of the corner cells stay at the corners."
     return F.interpolate(maps, size, mode='bilinear', align_corners=True)
 
-# %% ../nbs/71_seam.ipynb #09204402
+# %% ../nbs/71_seam.ipynb #797ba411
 def ranged(
     maps: torch.Tensor,  # p: (B, K, h, w)
 ) -> torch.Tensor:       # N(p): the same shape, 0..1
@@ -53,7 +53,7 @@ def ranged(
     highest = positive.flatten(2).max(2).values[..., None, None]
     return (positive - lowest - EPSILON).relu() / (highest - lowest + EPSILON)
 
-# %% ../nbs/71_seam.ipynb #1b52f3a6
+# %% ../nbs/71_seam.ipynb #c2328518
 def winners(
     scores: torch.Tensor,  # (B, K, h, w), 0..1
 ) -> torch.Tensor:         # (B, 1 + K, h, w), background first
@@ -69,7 +69,7 @@ def compete(
     highest = positive.amax((2, 3), keepdim=True)
     return winners((positive - EPSILON).relu() / (highest + EPSILON))
 
-# %% ../nbs/71_seam.ipynb #564bd050
+# %% ../nbs/71_seam.ipynb #e61e3f50
 BLOCK = 2 ** 24   # likenesses of a photo that are held at a time
 
 def correlate(
@@ -89,7 +89,7 @@ def correlate(
         found.append(sums[:, :-1] / (sums[:, -1:] + EPSILON))
     return torch.cat(found, 2).view_as(maps)
 
-# %% ../nbs/71_seam.ipynb #82eea8c4
+# %% ../nbs/71_seam.ipynb #75de18ec
 def er_loss(
     maps: torch.Tensor,   # a: (B, K, h, w), 0..1: the tags of each photo; other maps are 0
     small: torch.Tensor,  # a': likewise, of the copies
@@ -98,7 +98,7 @@ def er_loss(
     "Equivariant regularisation: how far the maps of photo and copy are apart (eq. 10)."
     return (maps - small).abs().mean((2, 3)).sum() / (len(maps) * classes)
 
-# %% ../nbs/71_seam.ipynb #34ac24a1
+# %% ../nbs/71_seam.ipynb #10fcfe6f
 def ecr_loss(
     refined: torch.Tensor,  # r: (B, 1 + K, h, w), 0..1, background first; of one view
     raw: torch.Tensor,      # a': (B, K, h, w), 0..1; of the other view, without gradient
@@ -113,7 +113,7 @@ def ecr_loss(
         differences = differences.topk(count, sorted=False).values
     return differences.sum() / (len(raw) * count)
 
-# %% ../nbs/71_seam.ipynb #442adabf
+# %% ../nbs/71_seam.ipynb #ae5311ac
 def quiet_loss(
     maps: torch.Tensor,  # (B, K, H, W), of a photo's tags
 ) -> torch.Tensor:       # scalar, 0 or more
@@ -122,7 +122,7 @@ def quiet_loss(
     count = max(1, strongest.shape[1] // 4)
     return strongest.topk(count, largest=False, sorted=False).values.relu().mean()
 
-# %% ../nbs/71_seam.ipynb #b45db04f
+# %% ../nbs/71_seam.ipynb #de07d19b
 def enlarged_mean(
     maps: torch.Tensor,     # (B, K, h, w)
     size: tuple[int, int],  # (height, width)
@@ -135,7 +135,7 @@ def enlarged_mean(
         shares.append(long[0].mean(1).to(maps))
     return (maps * shares[0][:, None] * shares[1]).sum((2, 3))
 
-# %% ../nbs/71_seam.ipynb #685cb1ec
+# %% ../nbs/71_seam.ipynb #7323f104
 def tagged(
     tags: torch.Tensor,  # (B, C), 0 or 1
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int64 (B, K), from 0; (B, K, 1, 1), 0 or 1
@@ -153,7 +153,7 @@ def chosen(
     "Some channels of the maps of each photo."
     return maps.gather(1, channels[..., None, None].expand(-1, -1, *maps.shape[2:]))
 
-# %% ../nbs/71_seam.ipynb #8f290357
+# %% ../nbs/71_seam.ipynb #6735c0a7
 def see_maps(
     raw: torch.Tensor,             # A: (B, 1 + C, h, w)
     refined: torch.Tensor | None,  # R: likewise; None without PCM
@@ -171,7 +171,7 @@ def see_maps(
     counted = F.pad(counts, (0, 0, 0, 0, 1, 0), value=1.)   # y: the background always counts
     return own, aligned(ranged(maps), small) * counted, quiet_loss(maps[:, 1:] * counts)
 
-# %% ../nbs/71_seam.ipynb #3c07918a
+# %% ../nbs/71_seam.ipynb #f2734c98
 class SeamLoss(NamedTuple):
     "The terms of SEAM's loss, scalars (eqs. 9, 13, 10 and 12), and what is minimised (eq. 14)."
     tags: torch.Tensor
@@ -180,7 +180,7 @@ class SeamLoss(NamedTuple):
     ecr: torch.Tensor
     total: torch.Tensor
 
-# %% ../nbs/71_seam.ipynb #535bfdb5
+# %% ../nbs/71_seam.ipynb #d2a2c705
 VOC_COUNT = 20   # classes that the published weight of ER is for
 
 def seam_loss(
@@ -210,14 +210,14 @@ def seam_loss(
     total = of_tags + minimum + weights[0] * count / VOC_COUNT * er + weights[1] * ecr
     return SeamLoss(of_tags, minimum, er, ecr, total)
 
-# %% ../nbs/71_seam.ipynb #d4d69374
+# %% ../nbs/71_seam.ipynb #34fc724f
 class SeamMaps(NamedTuple):
     "What SEAM's network says of a batch."
     image: torch.Tensor           # (B, C), logits of the tags
     raw: torch.Tensor             # A: (B, 1 + C, h, w), background first
     refined: torch.Tensor | None  # R: likewise, 0..1; None without PCM
 
-# %% ../nbs/71_seam.ipynb #faf410e0
+# %% ../nbs/71_seam.ipynb #def9e2dd
 class SeamClassifier(nn.Module):
     """A classifier that draws its maps twice: raw, and averaged over places that look alike.
 
@@ -247,7 +247,7 @@ class SeamClassifier(nn.Module):
                 nn.init.kaiming_normal_(layer.weight)
             nn.init.xavier_uniform_(self.mix.weight, gain=4)
 
-# %% ../nbs/71_seam.ipynb #6724e1d3
+# %% ../nbs/71_seam.ipynb #0b4f3d1e
 @patch
 def appearance(
     self: SeamClassifier,
@@ -271,7 +271,7 @@ def forward(self: SeamClassifier, images: torch.Tensor) -> SeamMaps:
         refined = correlate(compete(raw), self.mix(self.appearance(images, stages)))
     return SeamMaps(enlarged_mean(raw, images.shape[-2:])[:, 1:], raw, refined)
 
-# %% ../nbs/71_seam.ipynb #7f1fd1fe
+# %% ../nbs/71_seam.ipynb #50b270b1
 @patch
 def raw_maps(self: SeamClassifier, images: torch.Tensor) -> torch.Tensor:
     "What the classifier draws by itself, (B, C, h, w), 0 or more, of images (B, 3, H, W)."
@@ -283,7 +283,7 @@ def class_maps(self: SeamClassifier, images: torch.Tensor) -> torch.Tensor:
     maps = self(images)
     return maps.raw[:, 1:].relu() if maps.refined is None else maps.refined[:, 1:]
 
-# %% ../nbs/71_seam.ipynb #75767743
+# %% ../nbs/71_seam.ipynb #9adb5b24
 def seam_training_loss(
     model: nn.Module,     # images -> `SeamMaps`
     batch: Batch,         # with targets 'tags': (B, C), 0 or 1
@@ -299,7 +299,7 @@ def seam_training_loss(
     return seam_loss(whole.raw, whole.refined, copied.raw, copied.refined, batch.targets['tags'],
                      (size, small), weights, hard)._asdict()
 
-# %% ../nbs/71_seam.ipynb #3863cee3
+# %% ../nbs/71_seam.ipynb #555aad32
 def stretched(
     maps: torch.Tensor,  # (K, H, W)
 ) -> torch.Tensor:       # (K, H, W), below 1; where nothing is, 0 or less
@@ -310,7 +310,7 @@ def stretched(
     kept = torch.where(positive < lowest + EPSILON, 0., positive)
     return (kept - lowest - EPSILON) / (highest - lowest + EPSILON)
 
-# %% ../nbs/71_seam.ipynb #86e5de81
+# %% ../nbs/71_seam.ipynb #a7d01246
 def refined_cam(
     network: nn.Module,        # with `.class_maps`, and for raw maps `.raw_maps`
     views: Views,              # of a photo
@@ -331,7 +331,7 @@ def refined_cam(
         total = stretched(sum_of_views(found, size, merge)).clamp(0)
     return CAM(views.classes.numpy(), total.numpy(), views.size)
 
-# %% ../nbs/71_seam.ipynb #c32eb8ef
+# %% ../nbs/71_seam.ipynb #db2ea306
 def pooled_scores(
     maps: torch.Tensor,  # (K, H, W), at most 1, K at least 1
     power: float = 6,    # of the background
@@ -352,7 +352,7 @@ def walked_labels(
     whole = [side * cells for cells in scores.shape[-2:]]
     return resize_maps(scores, whole).argmax(0)[:size[0], :size[1]]
 
-# %% ../nbs/71_seam.ipynb #902c79c2
+# %% ../nbs/71_seam.ipynb #f278f76e
 class JitteredCrops(TaggedCrops):
     "Crops with their tags, in other colours each time, as in the published training."
     def __getitem__(self, place: Place) -> Batch:
@@ -363,7 +363,7 @@ class JitteredCrops(TaggedCrops):
         crop, _ = self.augmentation(image, {}, generator)
         return Batch(crop, {'tags': self.photos.tags(place.index)})
 
-# %% ../nbs/71_seam.ipynb #d94eb1ee
+# %% ../nbs/71_seam.ipynb #375976ed
 @dataclass(frozen=True)
 class Seam(Trained):
     "Classifier whose maps follow the size of the photo: SEAM, Wang et al., CVPR 2020."
@@ -375,7 +375,7 @@ class Seam(Trained):
     copy: float | None = None
     # weight of the difference between the maps of crop and copy (ER), the same for any number of
     # classes; 0 is the control without it; published: 1
-    er: float = 1.
+    er: float = 5.
     # share of the training before that difference (ER) counts; published: 0
     warm_up: float = .3
     # refine maps by places that look alike (PCM); False is the control without
@@ -396,7 +396,7 @@ class Seam(Trained):
     # or of a larger crop; published: 448 768
     long_side: tuple[int, int] | None = None
 
-# %% ../nbs/71_seam.ipynb #15a433a7
+# %% ../nbs/71_seam.ipynb #785b9f8b
 @patch
 def network(self: Seam, classes: int, first: bool = False) -> SeamClassifier:
     "The network for C classes; with the backbone's first weights, or random ones."
@@ -425,7 +425,7 @@ def loss(self: Seam, network: nn.Module, batch: Batch, at: At) -> dict[str, torc
     copy = self.copy_of(batch.images.shape[-1])
     return seam_training_loss(network, batch, copy, (er, self.ecr), self.hard)
 
-# %% ../nbs/71_seam.ipynb #7f28166d
+# %% ../nbs/71_seam.ipynb #f39b6470
 @patch
 def copy_of(self: Seam, side: int) -> float:
     "The share of a crop's side, in pixels, that its copy gets."
@@ -443,7 +443,7 @@ def following(self: Seam, lead: Lead) -> Seam:
     return replace(self, backbone=plain.backbone, training=plain.training,
                    long_side=plain.long_side, copy=self.copy_of(plain.training.crop))
 
-# %% ../nbs/71_seam.ipynb #9461ebf2
+# %% ../nbs/71_seam.ipynb #af4cbca3
 @patch
 def faults(self: Seam) -> list[str]:
     "What can't work in these settings, as sentences that begin with a setting's name."
@@ -457,7 +457,7 @@ def faults(self: Seam) -> list[str]:
         found.append(f'widths must be three numbers over 0, not {self.widths}')
     return found
 
-# %% ../nbs/71_seam.ipynb #9ffba789
+# %% ../nbs/71_seam.ipynb #3af65aa1
 MAPS = Literal['refined', 'raw']
 
 @dataclass(frozen=True)
@@ -483,15 +483,15 @@ class RefinedMaps(MultiScale):
         "What can't work, as sentences."
         return super().faults() + not_among(self, 'maps', get_args(MAPS))
 
-# %% ../nbs/71_seam.ipynb #7dcde376
+# %% ../nbs/71_seam.ipynb #f1711c79
 SEAM = System(
     'Wang et al., SEAM, CVPR 2020, in small', Seam(), RefinedMaps(), DenseCRF(), DeepLab())
 
-# %% ../nbs/71_seam.ipynb #5cd96faa
+# %% ../nbs/71_seam.ipynb #f70c5459
 VOC_SEAM = Seam(
     BackboneSettings('wideresnet38', 'imagenet', 8, True, 1),
     TrainingSettings(8, 8, crop=448, optimiser=Optimiser(.01, 5e-4, weight_decay=5e-4)),
-    copy=.3, warm_up=0., dropout=.5, fixed_norms=True, jitter=True, long_side=(448, 768))
+    copy=.3, er=1., warm_up=0., dropout=.5, fixed_norms=True, jitter=True, long_side=(448, 768))
 
 SEAM_VOC = System(
     'Wang et al., SEAM, CVPR 2020',

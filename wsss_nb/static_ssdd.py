@@ -19,14 +19,13 @@ import tyro
 from fastcore.basics import patch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset
 
-from .affinity import VOC_AFFINITY, Affinity
+from .affinity import Affinity
 from .backbones import BackboneSettings
 from .cam import CAM, strided_size
 from .crf import refine_labels
 from .files import write_json
-from .loaders import Augmentation, Batch, Place, normalise, on_grid
+from .loaders import Augmentation, Batch, Place, TaggedCrops, normalise, on_grid
 from .metrics import ConfusionMatrix
 from .photos import Photos, at_most, read_mask
 from .refiners import missing, write_labels
@@ -50,7 +49,7 @@ def read_both(
     return found
 
 # %% ../nbs/76_static_ssdd.ipynb #e6725353
-class AdvisedCrops(Dataset):
+class AdvisedCrops(TaggedCrops):
     "Crops with two label maps of each photo, and its tags: targets 'knowledge', 'advice', 'tags'."
     def __init__(
         self,
@@ -59,13 +58,8 @@ class AdvisedCrops(Dataset):
         augmentation: Augmentation,  # cuts the crops
         seed: int,                   # of what is drawn
     ):
-        self.photos = photos
+        super().__init__(photos, augmentation, seed)
         self.folder = folder
-        self.augmentation = augmentation
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.photos)
 
     def __getitem__(self, place: Place) -> Batch:
         image = self.photos.image(place.index)
@@ -212,11 +206,12 @@ def choose(
     threshold: float = .5,          # see `find_flags`
     bias: float = .1,               # see `merge_weight`
     beta: float = .1,               # likewise
+    absent_tags: bool = True,       # see `find_flags`
 ) -> Choice:
     "Merge two label maps of a photo."
     K, A = [torch.from_numpy(masks[name].astype(np.int64))[None]
             for name in ('knowledge', 'advice')]
-    flags = find_flags(K, A, tags[None], threshold)
+    flags = find_flags(K, A, tags[None], threshold, absent_tags)
     weight = merge_weight(torch.from_numpy(chances)[:, None], K, A, flags, bias, beta)
     labels = merge(K, A, weight)[0].numpy().astype(np.uint8)
     return Choice(flags[0].numpy(), weight[0].numpy(), labels)
@@ -322,7 +317,7 @@ def choice(
         masks[name] = np.asarray(resized)
     chances = CAM.load(work.folder/'differences'/f'{work.photos.ids[i]}.npz').resize(size)
     return choose(masks, chances, work.photos.tags(i), self.detection.threshold, self.bias,
-                  self.beta)
+                  self.beta, self.detection.absent_tags)
 
 @patch
 def labels(

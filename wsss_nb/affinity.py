@@ -10,7 +10,7 @@ __all__ = ['PSA_CRF', 'VOC_AFFINITY', 'power_of', 'affinity_labels', 'AffinityNe
 import math
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from .random_walk import (feature_affinity, feature_transition, pair_kinds, pair
                                  walk)
 from .refiners import TOLERANCE, Seen, Walking
 from .settings import not_positive
-from .training import At, Optimiser, TrainingSettings, whole_targets
+from .training import OPTIMISERS, At, TrainingSettings, whole_targets
 from .work import Work
 
 # %% ../nbs/26_affinity.ipynb #a80df5b5
@@ -260,5 +260,5 @@ def faults(self: Affinity) -> list[str]:
 # %% ../nbs/26_affinity.ipynb #6a7c8f54
 VOC_AFFINITY = Affinity(
     BackboneSettings('wideresnet38', output_stride=8, dilate=True, frozen_stages=1),
-    TrainingSettings(8, 8, crop=448, optimiser=Optimiser(.01, 5e-4, weight_decay=5e-4)),
+    TrainingSettings(8, 8, crop=448, optimiser=OPTIMISERS['seam']),
     scores=(.2755, .077), betas=(8.,), crf=False, alphas=(16.,))

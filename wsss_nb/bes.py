@@ -31,7 +31,7 @@ from .loaders import Batch, MaskedCrops, Place, on_grid
 from .methods import System
 from .photos import IGNORE, read_mask
 from .prediction import VOC_PREDICTION
-from .refiners import Refiner, Seen, Walking, sure_scores
+from .refiners import Seen, Walking, sure_scores
 from .segmentation import VOC_DEEPLAB, DeepLab
 from .settings import not_among
 from .training import OPTIMISERS, At, TrainingSettings, device, process, whole_targets
@@ -281,6 +281,7 @@ class BES(Walking):
     name = 'bes'
     title = 'border network'
     walked_background = .25
+    snap_reach = 20.   # pixels
     training: Annotated[TrainingSettings, tyro.conf.arg(name='')] = TrainingSettings(epochs=8)
     # powers of the affinities in the walk; the best on photos with masks is taken, or else the
     # first; published: 5
@@ -388,20 +389,6 @@ def walks(
     "What becomes of the CAM of a photo."
     border = self.border_of(network, seen.pixels)
     return [walk_to_borders(seen.cam, border, setting) for setting in settings]
-
-# %% ../nbs/73_bes.ipynb #66f97c8b
-@patch
-def labels(
-    self: BES,
-    work: Work,            # of the refiner
-    i: int,                # place of the photo
-    image: Image.Image,    # the photo
-    cam: CAM,              # walked
-    background: float,     # score of the background in it
-) -> np.ndarray:           # label map of the image's size
-    "The labels of the walked maps; snapped to the photo, if `crf` says so."
-    found = Refiner.labels(self, work, i, image, cam, background)
-    return refine_labels(image, found, bilateral_sigma=20) if self.crf else found
 
 # %% ../nbs/73_bes.ipynb #06e39195
 BES_SMALL = System(

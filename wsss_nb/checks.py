@@ -20,11 +20,10 @@ from typing import Iterable, Iterator, NamedTuple, Sequence
 import numpy as np
 from tqdm.auto import tqdm
 
-from .files import (
-    Fault, InputError, collecting, encoding_of, files_by_stem, one_form, read_list, whole_file)
+from .files import Fault, InputError, collecting, encoding_of, read_list, whole_file
 from .photos import (
-    IGNORE, IMAGE_SUFFIXES, MASK_SUFFIXES, MOST_CLASSES, Annotation, check_tags, image_size,
-    orientation, read_image, read_mask, read_tag_table)
+    IGNORE, MOST_CLASSES, Annotation, check_tags, image_size, orientation, read_image, read_mask,
+    read_tag_table)
 from .voc import (
     VOC_CLASSES, Layout, class_list, find_classes, find_id, find_ids, find_layout, find_voc,
     lossy_masks, photos_layout, read_annotations, read_ids)

@@ -24,7 +24,7 @@ from .affinity import VOC_AFFINITY
 from .backbones import Backbone, BackboneSettings
 from .cam import MultiScale, strided_size
 from .crf import mean_field, softmax_energies
-from .loaders import Augmentation, Batch, MaskedCrops, Place, on_grid
+from .loaders import Augmentation, Batch, MaskedCrops, Place, colours_of, on_grid
 from .methods import System
 from .photos import IGNORE
 from .prediction import PredictionSettings
@@ -111,9 +111,7 @@ def small_photos(
     grid: tuple[int, int],    # (h, w)
 ) -> torch.Tensor:            # uint8 (B, h, w, 3)
     "The colours of photos on a small grid."
-    mean, std = [images.new_tensor(numbers)[:, None, None]
-                 for numbers in (backbone.mean, backbone.std)]
-    colours = F.adaptive_avg_pool2d(images.float() * std + mean, grid)
+    colours = F.adaptive_avg_pool2d(colours_of(images, backbone.mean, backbone.std), grid)
     return (colours * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
 # %% ../nbs/79_dynamic_ssdd.ipynb #ff6db700

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .files import Fault, InputError
-from .measuring import (TagScore, cams_and_truths, photo_miou, precision_recall,
-                               require_files, score_tags, sweep_run)
+from .measuring import (TagScore, photo_miou, precision_recall, require_files, score_tags,
+                               sweep_run)
 from .metrics import BackgroundSweep
 from .photos import IGNORE, colour, evenly, read_mask
 from .pictures import COLOURS, contour, drawing, legend, overlay, overlay_map, show

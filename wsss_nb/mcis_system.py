@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
 from torch import nn
-from torchvision.transforms.v2 import ColorJitter
 
 from .backbones import BackboneSettings
 from .cam import CAM, strided_size
 from .files import InputError
 from .irn import VOC_IRN
-from .loaders import Batch, normalise
+from .loaders import Batch, jittered, normalise
 from .mcis import (SCALES, Change, CoattentionClassifier, Likeness, PairedCrops, Partners,
                           coattention_loss, first_stages, tags_of)
 from .methods import System
@@ -33,7 +32,7 @@ from .refiners import DenseCRF
 from .segmentation import VOC_DEEPLAB, DeepLab
 from .settings import negative, not_among, not_positive
 from .training import At, Optimiser, TrainingSettings
-from .visual_words import VisualWords
+from .visual_words import AsBaseline
 from .work import Lead, Maker, Trained, Work
 
 # %% ../nbs/78_mcis_system.ipynb #76ec3e05
@@ -219,14 +218,11 @@ class Squash:
     def __call__(self, image: Image.Image, targets: Mapping, generator: random.Random
                  ) -> tuple[torch.Tensor, dict]:
         square = image.resize((self.side, self.side), Image.Resampling.BILINEAR)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(generator.getrandbits(32))
-            square = ColorJitter(.3, .3, .3, .1)(square)
-        return normalise(square, self.mean, self.std), {}
+        return normalise(jittered(square, generator), self.mean, self.std), {}
 
 # %% ../nbs/78_mcis_system.ipynb #329d0670
 @dataclass(frozen=True)
-class CoAttention(Trained):
+class CoAttention(AsBaseline):
     "Classifier that sees photos in pairs: Sun et al., MCIS, ECCV 2020."
     name: ClassVar[str] = 'mcis'
     role: ClassVar[str] = 'classifier'
@@ -280,18 +276,6 @@ def loss(self: CoAttention, network: nn.Module, batch: Batch, at: At) -> dict[st
     return coattention_loss(network, batch, self.partners, self.changes, rests)
 
 # %% ../nbs/78_mcis_system.ipynb #3da54bdc
-@patch
-def plain(self: CoAttention) -> VisualWords:
-    "The baseline of chapter 19 with the same crops."
-    return VisualWords(self.backbone, self.training, 'gap', None, long_side=self.long_side)
-
-@patch
-def following(self: CoAttention, lead: Lead) -> CoAttention:
-    "The same method with every setting decided, as the baseline's are."
-    plain = self.plain().following(lead)
-    return replace(self, backbone=plain.backbone, training=plain.training,
-                   long_side=plain.long_side)
-
 @patch
 def example(self: CoAttention, classes: int) -> Batch:
     "Two pairs of empty crops that have no tags."

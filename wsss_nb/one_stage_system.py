@@ -26,7 +26,7 @@ from .backbones import BackboneSettings
 from .cam import CAM, MultiScale, Views, strided_size, sum_of_views
 from .crf import refine_probabilities
 from .files import InputError
-from .loaders import Augmentation, Batch, TaggedCrops
+from .loaders import Augmentation, Batch, TaggedCrops, colours_of
 from .methods import System
 from .one_stage import OneStageNetwork, enlarge, one_stage_loss, own_labels
 from .pamr import PAMR
@@ -35,6 +35,7 @@ from .refiners import Refiner
 from .segmentation import VOC_DEEPLAB, DeepLab
 from .settings import negative, not_positive, wrong_scales
 from .training import At, Optimiser, TrainingSettings, device, load_model
+from .visual_words import wrong_sides
 from .work import Lead, Maker, Trained, Work
 
 # %% ../nbs/77_one_stage_system.ipynb #2e1d1442
@@ -124,9 +125,7 @@ def loss(
 ) -> dict[str, torch.Tensor]:
     "See `one_stage_loss`; with the pixels from the epoch `pixels_from` on."
     backbone = getattr(network, 'module', network).backbone
-    images = batch.images.float()
-    std = images.new_tensor(backbone.std).view(3, 1, 1)
-    colours = images * std + images.new_tensor(backbone.mean).view(3, 1, 1)
+    colours = colours_of(batch.images, backbone.mean, backbone.std)
     return one_stage_loss(network(batch.images), colours, batch.targets['tags'], self.rounds,
                           at.epoch >= self.pixels_from)
 
@@ -147,12 +146,7 @@ def following(
 @patch
 def faults(self: OneStage) -> list[str]:
     "What can't work, in sentences that begin with a setting's name."
-    found = negative(self, 'pixels_from', 'rounds')
-    sides = self.long_side
-    if sides is not None and not (len(sides) == 2 and 32 <= sides[0] <= sides[1]):
-        found.append('long_side must be two numbers of pixels, 32 or more, the first not above '
-                     f'the second; not {sides}')
-    return found
+    return negative(self, 'pixels_from', 'rounds') + wrong_sides(self)
 
 # %% ../nbs/77_one_stage_system.ipynb #a4c59281
 def to_cam(

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Callable, ClassVar, Mapping, NamedTuple, Sequence
+from typing import Annotated, Any, Callable, ClassVar, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ from fastcore.basics import patch
 from .cam import CAM
 from .crf import refine_labels
 from .files import Fault, InputError, read_json, write_json
-from .loaders import Augmentation, Batch, MaskedCrops, normalise
+from .loaders import Augmentation, Batch, MaskedCrops
 from .metrics import BackgroundSweep
 from .photos import Photos, at_most, evenly, write_mask
 from .training import TrainingSettings, process
-from .work import Lead, Maker, Trained, Work, in_workers, looking
+from .work import Lead, Maker, Trained, Work, in_workers, looking, photo_pixels
 
 # %% ../nbs/24_refiners.ipynb #a8b94218
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ class Walking(Refiner, Trained):
     betas: tuple[float, ...] = (10., 20.)
     crf: bool = True   # a dense CRF snaps the labels of walked maps to the photo; published: not
     training: Annotated[TrainingSettings, tyro.conf.arg(name='')] = TrainingSettings(epochs=4)
+    snap_reach: ClassVar[float] = 50.   # of that CRF's bilateral kernel, pixels
 
     def own_crop(self, lead: Lead) -> int:
         "The classifier's, and no fewer than `LEAST_CROP` pixels."
@@ -307,8 +308,7 @@ def see(
     i: int,                  # place of the photo
 ) -> Seen:
     "Read a photo and its CAM."
-    image = at_most(work.photos.image(i), work.longest)
-    return Seen(i, normalise(image, mean, std), work.cams[i])
+    return Seen(i, photo_pixels(work.photos, work.longest, mean, std, i), work.cams[i])
 
 # %% ../nbs/24_refiners.ipynb #4b585641
 @patch
@@ -370,4 +370,6 @@ def labels(
 ) -> np.ndarray:           # label map of the image's size
     "The labels of the walked maps; snapped to the photo, if `crf` says so."
     found = Refiner.labels(self, work, i, image, cam, background)
-    return refine_labels(image, found) if self.crf else found
+    if not self.crf:
+        return found
+    return refine_labels(image, found, bilateral_sigma=self.snap_reach)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from .cam import CAM
 from .files import Fault, InputError, collecting
-from .photos import IGNORE, image_size, open_image, require_file, to_rgb
+from .photos import IGNORE, image_size, open_image, to_rgb
 from .refiners import Refiner
 from .work import Lead, Work
 

@@ -17,21 +17,20 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
-from torchvision.transforms.v2 import ColorJitter
 
 from .affinity import VOC_AFFINITY
 from .backbones import BackboneSettings
 from .cam import CAM, Merge, MultiScale, Views, resize_maps, strided_size, sum_of_views
 from .deeplab_v1 import VOC_DEEPLAB_V1, VOC_PREDICTION_V1, fix_norms
 from .files import InputError
-from .loaders import Batch, Place, TaggedCrops
+from .loaders import Batch, Place, TaggedCrops, jittered
 from .methods import System
 from .refiners import DenseCRF
 from .segmentation import DeepLab
 from .settings import negative, not_among, not_positive
-from .training import At, Optimiser, TrainingSettings
-from .visual_words import VisualWords
-from .work import Lead, Maker, Trained, Work
+from .training import OPTIMISERS, At, TrainingSettings
+from .visual_words import AsBaseline
+from .work import Lead, Maker, Work
 
 # %% ../nbs/71_seam.ipynb #064227a9
 EPSILON = 1e-5   # e: added wherever SEAM divides
@@ -357,15 +356,13 @@ class JitteredCrops(TaggedCrops):
     "Crops with their tags, in other colours each time, as in the published training."
     def __getitem__(self, place: Place) -> Batch:
         generator = place.generator(self.seed)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(generator.getrandbits(32))
-            image = ColorJitter(.3, .3, .3, .1)(self.photos.image(place.index))
+        image = jittered(self.photos.image(place.index), generator)
         crop, _ = self.augmentation(image, {}, generator)
         return Batch(crop, {'tags': self.photos.tags(place.index)})
 
 # %% ../nbs/71_seam.ipynb #375976ed
 @dataclass(frozen=True)
-class Seam(Trained):
+class Seam(AsBaseline):
     "Classifier whose maps follow the size of the photo: SEAM, Wang et al., CVPR 2020."
     name: ClassVar[str] = 'seam'
     role: ClassVar[str] = 'classifier'
@@ -406,11 +403,6 @@ def network(self: Seam, classes: int, first: bool = False) -> SeamClassifier:
     return SeamClassifier(backbone, classes, self.widths, self.dropout, self.pcm)
 
 @patch
-def plain(self: Seam) -> VisualWords:
-    "The baseline of chapter 19 with the same crops."
-    return VisualWords(self.backbone, self.training, 'gap', None, long_side=self.long_side)
-
-@patch
 def crops(self: Seam, work: Work, network: SeamClassifier) -> TaggedCrops:
     "Random crops of the photos, with their tags."
     found = self.plain().crops(work, network)
@@ -438,10 +430,9 @@ def example(self: Seam, classes: int) -> Batch:
 
 @patch
 def following(self: Seam, lead: Lead) -> Seam:
-    "The same method with every setting decided, as the baseline's are."
-    plain = self.plain().following(lead)
-    return replace(self, backbone=plain.backbone, training=plain.training,
-                   long_side=plain.long_side, copy=self.copy_of(plain.training.crop))
+    "The same method with every setting decided, the size of the copies among them."
+    decided = AsBaseline.following(self, lead)
+    return replace(decided, copy=self.copy_of(decided.training.crop))
 
 # %% ../nbs/71_seam.ipynb #af4cbca3
 @patch
@@ -490,7 +481,7 @@ SEAM = System(
 # %% ../nbs/71_seam.ipynb #f70c5459
 VOC_SEAM = Seam(
     BackboneSettings('wideresnet38', 'imagenet', 8, True, 1),
-    TrainingSettings(8, 8, crop=448, optimiser=Optimiser(.01, 5e-4, weight_decay=5e-4)),
+    TrainingSettings(8, 8, crop=448, optimiser=OPTIMISERS['seam']),
     copy=.3, er=1., warm_up=0., dropout=.5, fixed_norms=True, jitter=True, long_side=(448, 768))
 
 SEAM_VOC = System(

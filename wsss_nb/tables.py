@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WHOLE', 'NUMBERS', 'Kind', 'data_file', 'published', 'published_miou', 'changed', 'describe_method', 'table_line',
            'table_mean', 'spread', 'markdown', 'table', 'slug', 'settings_of', 'measure_variant', 'summarise_rows',
-           'by_seed', 'draw_seeds', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order', 'photo_pixels',
-           'answer_features', 'feature_maker', 'draw_cells', 'drawn_features', 'codebooks_of', 'labels_by_codebook',
-           'words_of_photos', 'table_of_words', 'line_of_words']
+           'by_seed', 'draw_seeds', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order', 'answer_features',
+           'feature_maker', 'draw_cells', 'drawn_features', 'codebooks_of', 'labels_by_codebook', 'words_of_photos',
+           'table_of_words', 'line_of_words']
 
 # %% ../nbs/50_tables.ipynb #0db98255
 import csv
@@ -24,15 +24,14 @@ from torch import nn
 import wsss_nb
 from .codebook import cluster_words, encode_words, words_to_tags
 from .files import Fault, InputError, whole_file, write_rows
-from .loaders import normalise
 from .measuring import measure_new_cams
-from .photos import Photos, at_most, evenly
+from .photos import Photos, evenly
 from .pictures import COLOURS, drawing
 from .pipeline import run
 from .run import Config, Run
 from .settings import method_name, to_json
 from .training import device, process
-from .work import Maker, looking
+from .work import Maker, looking, photo_pixels
 
 # %% ../nbs/50_tables.ipynb #cb9444a1
 def data_file(
@@ -365,16 +364,6 @@ def in_order(
     return sorted(rows, key=lambda row: (row['seed'], places.get(row[of], -1)))
 
 # %% ../nbs/50_tables.ipynb #ccc73c6a
-def photo_pixels(
-    photos: Photos,
-    longest: int,            # a photo with a longer side is looked at in this size, pixels
-    mean: Sequence[float],   # of the backbone, see `normalise`
-    std: Sequence[float],    # likewise
-    i: int,                  # place of the photo
-) -> torch.Tensor:           # float32 (3, H, W), normalised
-    "What a backbone will see of a photo."
-    return normalise(at_most(photos.image(i), longest), mean, std)
-
 def answer_features(
     answer: Callable[[nn.Module, torch.Tensor], Any],   # what is made of network and features
     network: nn.Module,      # with a backbone

@@ -54,6 +54,7 @@ OPTIMISERS = {
     'momentum': Optimiser(0.01, 0.9),
     'irn': Optimiser(0.1, 1e-4),
     'vwl': Optimiser(0.01, 1e-4),
+    'seam': Optimiser(0.01, 5e-4, weight_decay=5e-4),
     'deeplab': Optimiser(2.5e-4, 0.9, weight_decay=5e-4, new_biases=20.),
 }
 

@@ -13,15 +13,15 @@ from wsss_nb.affinity import Affinity
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.cli import main
-from wsss_nb.comparison import (MEASURED, Comparison, agreed, at_rate, gain_by_rate, settled,
-                                settings_of_run, table_a)
+from wsss_nb.comparison import (MEASURED, TABLE_A, Comparison, agreed, at_rate, gain_by_rate,
+                                measure_val, settled, settings_of_run, table_a)
 from wsss_nb.crf import refine_labels
 from wsss_nb.datasets import Some, held_out, open_photos
 from wsss_nb.files import InputError, read_json
 from wsss_nb.metrics import ConfusionMatrix
 from wsss_nb.measuring import known
 from wsss_nb.methods import System
-from wsss_nb.pipeline import measure_new_masks, refine_new, run
+from wsss_nb.pipeline import link, measure_new_masks, refine_new, run
 from wsss_nb.refiners import DenseCRF, NoRefiner, TrueMasks
 from wsss_nb.run import HELD_OUT, Config, Run, RunSettings, read_config
 from wsss_nb.segmentation import DeepLab
@@ -30,6 +30,7 @@ from wsss_nb.tables import read_rows
 from wsss_nb.terms import Pace, Terms, time_training, with_given
 from wsss_nb.training import TrainingSettings
 from wsss_nb.visual_words import VisualWords
+from wsss_nb.whole_systems import table_c
 
 SMALL = 'timm/mobilenetv3_small_050'
 RANDOM = BackboneSettings(SMALL, 'none', 16, False, 0, 'frozen')
@@ -103,9 +104,8 @@ def test_a_comparison_that_is_cut_off_goes_on_and_says_the_same(shapes, tmp_path
         def interrupted(this):
             if this.root.name == 'words-0':
                 raise KeyboardInterrupt
-            return measure(this)
-        measure = chapter.measure_val
-        patch.setattr(chapter, 'measure_val', interrupted)
+            return measure_val(this)
+        patch.setattr(chapter, 'TABLE_A', TABLE_A._replace(measure=interrupted))
         with pytest.raises(KeyboardInterrupt):
             table_a(cut, seeds=(0, 1))
     assert [row['run'] for row in results(tmp_path/'cut')] == ['baseline-0']
@@ -116,7 +116,7 @@ def test_a_comparison_that_is_cut_off_goes_on_and_says_the_same(shapes, tmp_path
     assert results(tmp_path/'cut') == results(tmp_path/'whole')
     assert (tmp_path/'cut'/'table_a.png').stat().st_size > 1000
     # a later command: another system, another seed; nothing is lost or measured again
-    monkeypatch.setattr(chapter, 'measure_val', None)
+    monkeypatch.setattr(chapter, 'TABLE_A', TABLE_A._replace(measure=None))
     table_a(cut, seeds=(0,))
     monkeypatch.undo()
     table_a(compared(shapes, tmp_path/'cut', {'rounds': replace(BASELINE, classifier=Rounds(
@@ -152,7 +152,7 @@ def test_terms_that_no_system_can_meet_are_refused_before_anything_is_made(shape
     refused('backbone.name must be one of', terms=Terms(backbone='resnet17'))
     refused('hold_out is for the trials', terms=Terms(rates=(.1,)), hold_out=5)
     masks = System('all masks', None, None, TrueMasks(), DeepLab(RANDOM))
-    refused('masks: this system makes no CAMs', systems={'masks': masks})
+    refused(r"masks: this system has no stage 'cams', so table \(a\)", systems={'masks': masks})
     with pytest.raises(InputError, match="crf has no setting 'scales', so it cannot be shared"):
         with_given(DenseCRF(), scales=(1.,))
     for mask in (shapes/'SegmentationClass').iterdir():
@@ -333,6 +333,59 @@ def test_the_command_and_its_rows_that_say_how_to_have_them_again(shapes, tmp_pa
               *row['settings'].split()])      # refused, if its settings were others
         assert files(out/row['run']/'cams') == before
     assert {row['settings'].split()[-1] for row in rows} == {'refiner:none'}
+
+
+def test_whole_systems_share_what_they_have_in_common_and_go_on_with_table_a(shapes, tmp_path):
+    crf = replace(BASELINE, refiner=DenseCRF())
+    masks = System('all masks', None, None, TrueMasks(), DeepLab(RANDOM))
+    told = compared(shapes, tmp_path/'out', {'baseline': BASELINE, 'crf': crf, 'masks': masks},
+                    Terms(epochs=1., rates=(.01,), segmenter_epochs=1., segmenter_crop=32))
+    table_a(replace(told, systems={'baseline': BASELINE}), seeds=(0,))
+    network = tmp_path/'out'/'baseline-0'/'classifier'/'model.safetensors'
+    before = network.stat().st_mtime_ns
+    text = table_c(told, seeds=(0,))
+    assert network.stat().st_mtime_ns == before
+    assert network.samefile(tmp_path/'out'/'crf-0'/'classifier'/'model.safetensors')
+    rows = {row['system']: row for row in read_rows(tmp_path/'out'/'table_c.csv')}
+    assert list(rows) == ['baseline', 'crf', 'masks']
+    for name, row in rows.items():
+        metrics = read_json(tmp_path/'out'/f'{name}-0'/'metrics.json')
+        assert row['segmentation val'] == 100 * metrics['without CRF']['val']['miou']
+        assert row['segmentation + CRF val'] == 100 * metrics['with CRF']['val']['miou']
+    assert rows['baseline']['CAM train'] == rows['crf']['CAM train']
+    assert rows['masks']['CAM train'] is None and rows['masks']['refined train'] == 100
+    assert [row['rate'] for row in read_rows(tmp_path/'out'/'rates.csv')] == [.01, .01]
+    assert 'segmentation + CRF val' in text and 'WideResNet38' in text
+    written = {name: (tmp_path/'out'/name).stat().st_mtime_ns for name in ('crf-0', 'masks-0')}
+    assert table_c(told, seeds=(0,)) == text          # nothing is done again
+    assert written == {name: (tmp_path/'out'/name).stat().st_mtime_ns for name in written}
+
+
+def test_a_system_alike_that_was_cut_off_while_taking_over_goes_on(shapes, tmp_path, monkeypatch):
+    crf = replace(BASELINE, refiner=DenseCRF())
+    told = compared(shapes, tmp_path/'out', {'baseline': BASELINE, 'crf': crf})
+    with monkeypatch.context() as patch:
+        linked = []
+        def interrupted(source, to):
+            linked.append(to)
+            if len(linked) > 3:
+                raise KeyboardInterrupt
+            return link(source, to)
+        patch.setattr('wsss_nb.pipeline.link', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            table_a(told, seeds=(0,))
+    table_a(told, seeds=(0,))
+    network = tmp_path/'out'/'baseline-0'/'classifier'/'model.safetensors'
+    assert network.samefile(tmp_path/'out'/'crf-0'/'classifier'/'model.safetensors')
+    rows = results(tmp_path/'out')
+    assert rows[0]['CAM val'] == rows[1]['CAM val']
+
+
+def test_table_c_needs_photos_to_measure_on(shapes, tmp_path):
+    (shapes/'ImageSets'/'Segmentation'/'val.txt').unlink()
+    with pytest.raises(InputError, match='there is no list val with a mask for each'):
+        table_c(compared(shapes, tmp_path/'out'), seeds=(0,))
+    assert not (tmp_path/'out').exists()
 
 
 def test_settings_are_said_as_the_command_line_takes_them(shapes, tmp_path):

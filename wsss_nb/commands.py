@@ -6,8 +6,8 @@
 __all__ = ['Positional', 'Folder', 'Stage', 'SystemName', 'Masks', 'Row', 'method_choices', 'system_options', 'RunOptions',
            'print_metrics', 'run_with', 'do_stage', 'classify', 'cams', 'refine', 'segment', 'changed_prediction',
            'predict', 'evaluate', 'branch_with', 'shapes', 'download', 'check', 'words', 'systems', 'contact',
-           'figures', 'report', 'explore', 'compare', 'storage', 'TableA', 'TableC', 'ablation', 'table_with', 'export',
-           'submit', 'onnx', 'system_named', 'find_command']
+           'figures', 'report', 'explore', 'compare', 'storage', 'WholeSystems', 'TableA', 'TableC', 'ablation',
+           'table_with', 'export', 'submit', 'onnx', 'system_named', 'find_command']
 
 # %% ../nbs/91_commands.ipynb #17581cde
 import dataclasses
@@ -20,7 +20,7 @@ import tyro
 from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
 from . import tables
-from .comparison import Comparison, table_a, table_of_runs
+from .comparison import TABLE_A, Comparison, compared
 from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
 from .methods import STAGES, System
@@ -32,6 +32,7 @@ from .shapes import make_shapes
 from .terms import Terms
 from .systems import ABLATION, ROWS, SYSTEMS, describe_systems, known_methods, open_run
 from .download import download_voc2012
+from .whole_systems import TABLE_C
 
 # %% ../nbs/91_commands.ipynb #720aa594
 def method_choices(
@@ -370,17 +371,21 @@ def storage(
 
 # %% ../nbs/91_commands.ipynb #27b94c4e
 @dataclass(frozen=True)
-class TableA:
-    "Whole systems side by side, on the same terms: their CAMs, and their refined label maps."
+class WholeSystems:
+    "What a table of whole systems is made of."
     settings: Annotated[RunSettings, tyro.conf.arg(name='')]   # out: a folder for all the runs
     terms: Annotated[Terms, tyro.conf.arg(name='')] = Terms()
     systems: tuple[SystemName, ...] = ('baseline', 'words')   # gains are those over the first
     seeds: tuple[int, ...] = (0, 1, 2)   # each system is trained with each, instead of --seed
 
 @dataclass(frozen=True)
-class TableC:
-    "The segmenters of runs, beside the published ones."
-    runs: Positional[tuple[Path, ...]]  # folders of runs
+class TableA(WholeSystems):
+    "Whole systems side by side, on the same terms: their CAMs, and their refined label maps."
+
+@dataclass(frozen=True)
+class TableC(WholeSystems):
+    """Whole systems side by side, on the same terms: the masks that their segmenters draw of val,
+    without and with a CRF. The folder may be that of table (a), with the same terms."""
 
 Row = Literal[tuple(ABLATION)]
 
@@ -422,16 +427,13 @@ def table_with(
             print(f'{text}\n{config.out}/table_b.csv has every row, '
                   f'{config.out}/table_b.png shows them')
             return
-        if isinstance(which, TableA):
-            asked = {name: SYSTEMS[name] for name in which.systems}
-            told = Comparison(which.settings, asked, which.terms, known_methods()['refiner'],
-                              ROWS['a'])
-            print(f'{table_a(told, which.seeds)}\n\n{told.out}/table_a.csv has every row, '
-                  f'{told.out}/table_a.png shows them')
-            return
-        if not which.runs:
-            raise InputError('name the folders of one run or more')
-        print(table_of_runs([open_run(root) for root in which.runs]))
+        kind = TABLE_A if isinstance(which, TableA) else TABLE_C
+        asked = {name: SYSTEMS[name] for name in which.systems}
+        told = Comparison(which.settings, asked, which.terms, known_methods()['refiner'],
+                          ROWS[kind.name])
+        path = told.out/f'table_{kind.name}'
+        print(f'{compared(told, kind, which.seeds)}\n\n{path}.csv has every row, {path}.png '
+              'shows them')
     return table
 
 # %% ../nbs/91_commands.ipynb #d267c0ad

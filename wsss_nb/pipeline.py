@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGE', 'describe', 'train_network', 'classify', 'is_measured', 'write_maps', 'cams', 'PseudoMasks', 'walk',
            'walked_background', 'refine', 'refine_new', 'measure_new_masks', 'segment', 'predict', 'evaluate',
-           'do_stage', 'is_done', 'go_on', 'run', 'link', 'branch_config', 'branch', 'handed_on']
+           'do_stage', 'is_done', 'go_on', 'run', 'link', 'branch_config', 'branch', 'take_over', 'handed_on']
 
 # %% ../nbs/45_pipeline.ipynb #7ec1f55f
 import os
@@ -342,13 +342,20 @@ def branch(
                                f'Measure them with `wsss_nb cams {source.root}`'))
     require_files(source, 'cams', source.photos.ids)
     new = start_run(branch_config(source, Path(out), refiner, background, workers))
+    take_over(source, new)
+    return go_on(new, until)
+
+def take_over(
+    source: Run,   # with CAMs
+    new: Run,      # of the same photos, with the same classifier
+) -> None:
+    "Let a run have the classifier and the CAMs of another one, and what was measured of them."
     with process().main_process_first():
         shared = [*(source.root/'classifier').glob('*.*'), *(source.root/'cams').glob('*.npz')]
         for path in shared:
             link(path, new.root/path.relative_to(source.root))
     if not new.metrics:
         new.record(**handed_on(source, new))
-    return go_on(new, until)
 
 def handed_on(source: Run, new: Run) -> dict:
     "What a branch takes over of what was measured."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OURS', 'GROUP', 'WORDS', 'BASELINE', 'PSA', 'IRNET', 'VOC_CLASSIFIER', 'WORDS_VOC', 'IRN_VOC', 'PSA_VOC', 'VWL_VOC',
-           'SUPERVISED', 'SUPERVISED_WIDE', 'SUPERVISED_VGG', 'SYSTEMS', 'ROWS', 'ABLATION', 'known_methods',
-           'published_training', 'open_run', 'describe_systems']
+           'SUPERVISED_SMALL', 'SUPERVISED', 'SUPERVISED_WIDE', 'SUPERVISED_VGG', 'SYSTEMS', 'ROWS', 'ABLATION',
+           'known_methods', 'published_training', 'open_run', 'describe_systems']
 
 # %% ../nbs/90_systems.ipynb #bfc2227d
 from dataclasses import replace
@@ -117,6 +117,10 @@ VWL_VOC = replace(
                        backbone=replace(VOC_CLASSIFIER.backbone, name='resnet101')))
 
 # %% ../nbs/90_systems.ipynb #40e41eca
+SUPERVISED_SMALL = System(
+    'Chen et al., DeepLab, TPAMI 2018, fully supervised, in small',
+    None, None, TrueMasks(), DeepLab())
+
 SUPERVISED = System(
     'Chen et al., DeepLab, TPAMI 2018, fully supervised: DeepLabv2 on ResNet-101',
     None, None, TrueMasks(), VOC_DEEPLAB, VOC_PREDICTION)
@@ -155,6 +159,7 @@ SYSTEMS: dict[str, System] = {
     'ssdd-voc': SSDD_VOC,
     'one-stage-voc': ONE_STAGE_VOC,
     'one-stage-deeplab-voc': ONE_STAGE_DEEPLAB_VOC,
+    'deeplab': SUPERVISED_SMALL,
     'deeplabv2': SUPERVISED,
     'wideresnet38': SUPERVISED_WIDE,
     'deeplab-vgg16': SUPERVISED_VGG,
@@ -178,6 +183,29 @@ ROWS: dict[str, dict[str, str]] = {   # table of the paper -> system -> its row 
         'words': 'Visual words',
         'words-voc': 'Visual words',
         'vwl-voc': 'VWL-L',
+    },
+    'c': {
+        'psa': 'AffinityNet',
+        'psa-voc': 'AffinityNet',
+        'irn': 'IRNet',
+        'irn-voc': 'IRNet',
+        'ssdd': 'SSDD',
+        'ssdd-voc': 'SSDD',
+        'sc-cam': 'SC-CAM',
+        'sc-cam-voc': 'SC-CAM',
+        'seam': 'SEAM',
+        'seam-voc': 'SEAM',
+        'bes': 'BES',
+        'bes-voc': 'BES',
+        'mcis': 'MCIS',
+        'mcis-voc': 'MCIS',
+        'words': 'Visual words',
+        'words-voc': 'Visual words',
+        'vwl-voc': 'VWL-L',
+        'deeplab': 'DeepLabv2 (all masks)',
+        'deeplabv2': 'DeepLabv2 (all masks)',
+        'wideresnet38': 'WideResNet38 (all masks)',
+        'deeplab-vgg16': 'DeepLab (all masks)',
     },
 }
 

@@ -301,7 +301,8 @@ def as_number(
     value: str,    # as the file has it
 ) -> str | float | None:
     "A cell as it was before it was written."
-    is_number = column in NUMBERS or column.startswith(('CAM ', 'refined '))
+    is_miou = column.startswith(('CAM ', 'refined ', 'segmentation '))
+    is_number = column in NUMBERS or is_miou
     if value == '' and (is_number or column in WHOLE):
         return None
     if column in WHOLE:

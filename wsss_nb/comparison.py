@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MEASURED', 'KINDS', 'TABLE_A', 'Comparison', 'agreed', 'first_alike', 'trained_with', 'within_budget', 'paced',
            'at_rate', 'settings_of_run', 'try_rate', 'by_rate', 'best_rate', 'gain_by_rate', 'find_rates', 'say',
-           'Kind', 'measured', 'measure_val', 'require_masks', 'begin', 'measure_system', 'parameters', 'cost_lines',
-           'write_table', 'check_comparison', 'settled', 'compared', 'table_a']
+           'WholeTable', 'measured', 'measure_val', 'require_masks', 'begin', 'measure_system', 'parameters',
+           'cost_lines', 'write_table', 'check_comparison', 'settled', 'compared', 'table_a']
 
 # %% ../nbs/58_comparison.ipynb #6a9c67ad
 import platform
@@ -254,7 +254,7 @@ def say(what: str) -> None:
         print(what, flush=True)
 
 # %% ../nbs/58_comparison.ipynb #78d155b6
-class Kind(NamedTuple):
+class WholeTable(NamedTuple):
     "A table of whole systems."
     name: str                        # in the paper
     columns: tuple[str, ...]         # mIoU in percent: of what, and on which photos
@@ -271,7 +271,7 @@ KINDS = {'CAM': 'cam', 'refined': 'pseudo', 'segmentation': 'without CRF',
 
 def measured(
     this: Run,
-    columns: Sequence[str] = MEASURED,   # of a `Kind`
+    columns: Sequence[str] = MEASURED,   # of a `WholeTable`
 ) -> dict[str, float | None]:            # percent; None: not measured
     "What a run has measured."
     names = {'train': this.train_split, 'val': this.val_split}
@@ -303,7 +303,7 @@ def require_masks(this: Run) -> None:
         raise InputError(Fault(Path(this.config.data), 'not every training photo has a mask',
                                'A table needs masks to measure on'))
 
-TABLE_A = Kind('a', MEASURED, 'refine', 'cams', measure_val, require_masks)
+TABLE_A = WholeTable('a', MEASURED, 'refine', 'cams', measure_val, require_masks)
 
 # %% ../nbs/58_comparison.ipynb #65031598
 def begin(
@@ -322,7 +322,7 @@ def begin(
 
 # %% ../nbs/58_comparison.ipynb #d67d3020
 def measure_system(
-    kind: Kind,
+    kind: WholeTable,
     config: Config,    # of the run
     named: System,     # whose settings are the defaults
 ) -> dict[str, Any]:   # measurements, minutes, settings, versions
@@ -361,7 +361,7 @@ def parameters(
 
 # %% ../nbs/58_comparison.ipynb #b7698e73
 def cost_lines(
-    kind: Kind,
+    kind: WholeTable,
     rows: Sequence[Mapping],     # of `measure_system`
     named: Mapping[str, str],    # system -> its row of the published table
 ) -> list[dict[str, str]]:       # a line for each system
@@ -385,7 +385,7 @@ def cost_lines(
 # %% ../nbs/58_comparison.ipynb #f2321f8f
 def write_table(
     comparison: Comparison,
-    kind: Kind,
+    kind: WholeTable,
     rows: Sequence[Mapping],     # of `measure_system`
     trials: Sequence[Mapping],   # of `try_rate`
 ) -> str:                        # the table in Markdown
@@ -414,7 +414,7 @@ def write_table(
 def check_comparison(
     comparison: Comparison,
     seeds: Sequence[int],
-    kind: Kind = TABLE_A,
+    kind: WholeTable = TABLE_A,
 ) -> dict[str, System]:
     "The systems on the terms. Raises `InputError` for whatever can't be compared."
     terms = comparison.terms
@@ -438,7 +438,7 @@ def check_comparison(
 def settled(
     comparison: Comparison,
     seeds: Sequence[int],
-    kind: Kind = TABLE_A,
+    kind: WholeTable = TABLE_A,
 ) -> tuple[dict[str, System], list[dict[str, Any]]]:   # systems, and rows of rates.csv
     "The systems with everything chosen: epochs within the budget, and each its own best rate."
     systems = check_comparison(comparison, seeds, kind)
@@ -457,7 +457,7 @@ def settled(
 # %% ../nbs/58_comparison.ipynb #81f26ccd
 def compared(
     comparison: Comparison,
-    kind: Kind,
+    kind: WholeTable,
     seeds: Sequence[int] = (0, 1, 2),   # each system is trained with each
 ) -> str:                               # the table in Markdown
     "Compare systems, or go on with it. Raises `InputError` for whatever a person can mend."

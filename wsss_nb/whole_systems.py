@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Sequence
 
-from .comparison import Comparison, Kind, compared
+from .comparison import Comparison, WholeTable, compared
 from .files import Fault, InputError
 from .measuring import measure_predictions
 from .run import Run
@@ -51,7 +51,7 @@ def require_val(this: Run) -> None:
         raise InputError(Fault(Path(this.config.data), 'there is no list val with a mask for each',
                                'Name such a list with --val, or hold photos out with --hold-out'))
 
-TABLE_C = Kind(
+TABLE_C = WholeTable(
     'c', ('CAM train', 'refined train', 'segmentation val', 'segmentation + CRF val'), 'segment',
     'predict', measure_segmentation, require_val, published_table)
 

@@ -365,11 +365,11 @@ class CocoPhotos:
         images: str | Path,       # folder of its photos
     ):
         faults: list[Fault] = []
-        self._data = read_coco(Path(annotations), Path(images), faults)
+        self.data = read_coco(Path(annotations), Path(images), faults)
         if faults:
             raise InputError(*dict.fromkeys(faults))
-        self.classes = self._data.classes
-        self.ids = [photo.id for photo in self._data.photos]
+        self.classes = self.data.classes
+        self.ids = [photo.id for photo in self.data.photos]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -380,7 +380,7 @@ class CocoPhotos:
 
     def path(self, i: int) -> Path:
         "The file of photo `i`."
-        return self._data.photos[i].path
+        return self.data.photos[i].path
 
     def image(self, i: int) -> Image.Image:
         "Photo `i`, RGB and upright."
@@ -389,21 +389,21 @@ class CocoPhotos:
     def tags(self, i: int) -> torch.Tensor:
         "The categories of the annotations of photo `i`, float32 (C,)."
         tags = torch.zeros(len(self.classes))
-        for region in self._data.photos[i].regions:
+        for region in self.data.photos[i].regions:
             tags[region.label - 1] = 1
         return tags
 
     def truth(self, i: int) -> np.ndarray | None:
         "The label map of photo `i`, uint8 (H, W); None if it has only boxes, or no mask."
-        if not self._data.photos[i].has_truth:
+        if not self.data.photos[i].has_truth:
             return None
         return self._truth(i, image_size(self.path(i)))
 
     def _truth(self, i, size):
-        photo = self._data.photos[i]
-        return truth_of(self._data, photo, size) if photo.has_truth else None
+        photo = self.data.photos[i]
+        return truth_of(self.data, photo, size) if photo.has_truth else None
 
     @property
     def has_truth(self) -> bool:
         "Whether every photo has a truth."
-        return all(photo.has_truth for photo in self._data.photos)
+        return all(photo.has_truth for photo in self.data.photos)

@@ -16,7 +16,8 @@ import numpy as np
 
 from .coco import coco_annotations, write_coco
 from .files import Fault, InputError, write_json
-from .photos import IGNORE, read_mask
+from .loaders import made_mask
+from .photos import IGNORE
 from .measuring import MADE_BY
 from .run import Run
 from .training import progress
@@ -113,24 +114,25 @@ def labelme(
 class Handed(NamedTuple):
     "A mask that is handed out."
     name: str             # of the photo, without ending
-    photo: Path
+    split: str            # the list that it is in
     mask: Path            # label map, PNG
-    place: int | None     # among the photos to learn from, for a pseudo mask; None: a prediction
+    place: int            # of the photo in the list
+    is_pseudo: bool       # else it is a prediction
 
 # %% ../nbs/61_export.ipynb #3dbe3429
 def masks_of(
     run: Run,
     masks: str,       # 'predictions' or 'pseudo'
 ) -> list[Handed]:    # each photo once
-    "The masks that there must be. Raises `InputError` for one that is not there."
+    """The masks that there must be. Raises `InputError` for one that is not there. No photo is
+    asked for if the run has noted their names."""
     is_pseudo = masks == 'pseudo'
     found = {}
-    for photos in [run.photos] if is_pseudo else run.splits.values():
-        for i, name in enumerate(photos.ids):
+    for split in [run.train_split] if is_pseudo else [run.train_split, run.val_split]:
+        for i, name in enumerate([] if split is None else run.listed(split)):
             run.require(f'{masks}/{name}.png', MADE_BY[masks][1])
-            place = i if is_pseudo else None
             path = run.root/masks/f'{name}.png'
-            found[name] = Handed(name, photos.path(i), path, place)
+            found[name] = Handed(name, split, path, i, is_pseudo)
     return list(found.values())
 
 # %% ../nbs/61_export.ipynb #51372093
@@ -141,7 +143,7 @@ def numbers_of(
 ) -> np.ndarray:          # (h, w) or (H, W)
     "Which thing each cell or pixel belongs to, or else which region."
     things = None
-    if handed.place is not None:
+    if handed.is_pseudo:
         things = run.system.refiner.things(run.work('refiner'), handed.place)
     return regions(labels) if things is None else things
 
@@ -155,7 +157,7 @@ def write_png(
     "Write masks/<id>.png in VOC's colours, and classes.txt, also among the masks: it travels on."
     (folder/'masks').mkdir()
     for mask in progress(handed, 'masks for png'):
-        read_mask(mask.mask, len(run.classes))   # a broken one is told
+        made_mask(mask.mask, len(run.classes))   # a broken one is told
         shutil.copyfile(mask.mask, folder/'masks'/mask.mask.name)
     for place in (folder, folder/'masks'):
         (place/'classes.txt').write_text('\n'.join(run.classes) + '\n', encoding='utf-8')
@@ -171,10 +173,10 @@ def write_annotations(
     annotations = []
     sizes = []
     for number, mask in enumerate(progress(handed, 'masks for coco'), 1):
-        labels = read_mask(mask.mask, len(run.classes))
+        labels = made_mask(mask.mask, len(run.classes))
         annotations += coco_annotations(number, labels, numbers_of(run, mask, labels))
         sizes.append(labels.shape)
-    names = [mask.photo.name for mask in handed]
+    names = [run.splits[mask.split].path(mask.place).name for mask in handed]
     write_coco(folder/'annotations.json', names, sizes, run.classes, annotations)
 
 # %% ../nbs/61_export.ipynb #910436ef
@@ -186,8 +188,9 @@ def write_polygons(
 ) -> None:
     "Write <id>.json with polygons, for the photos where they are."
     for mask in progress(handed, 'masks for labelme'):
-        labels = read_mask(mask.mask, len(run.classes))
-        photo = Path(os.path.relpath(mask.photo, out)).as_posix()
+        labels = made_mask(mask.mask, len(run.classes))
+        path = run.splits[mask.split].path(mask.place)
+        photo = Path(os.path.relpath(path, out)).as_posix()
         write_json(folder/f'{mask.name}.json', labelme(photo, labels, run.classes))
 
 # %% ../nbs/61_export.ipynb #13fbaab6

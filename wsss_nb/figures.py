@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image
 
 from .files import Fault, InputError
+from .loaders import made_mask
 from .measuring import (TagScore, photo_miou, precision_recall, require_files, score_tags,
                                sweep_run)
 from .metrics import BackgroundSweep
-from .photos import IGNORE, colour, evenly, read_mask
+from .photos import IGNORE, colour, evenly
 from .pictures import COLOURS, contour, drawing, legend, overlay, overlay_map, show
 from .run import Run
 from .sheets import tag_names
@@ -170,7 +171,7 @@ def photo_and_masks(
     photos = run.splits[split]
     image = photos.image(i)
     path = run.root/'predictions'/f'{photos.ids[i]}.png'
-    labels = read_mask(path, len(run.classes), image.size)
+    labels = made_mask(path, len(run.classes), image.size)
     truth = photos.truth(i)
     if truth is None:
         return image, {'prediction': labels}
@@ -209,7 +210,7 @@ def overview_row(
 ) -> list[tuple[str, Image.Image | np.ndarray]]:   # titles and pictures
     "A photo, and its maps and masks over it."
     image = run.photos.image(i)
-    labels = read_mask(run.root/'pseudo'/f'{run.photos.ids[i]}.png', len(run.classes), image.size)
+    labels = made_mask(run.root/'pseudo'/f'{run.photos.ids[i]}.png', len(run.classes), image.size)
     values = run.cams[i].resize().max(0, initial=0)
     row = [
         (tag_names(run.photos, i), image),

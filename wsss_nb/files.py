@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['MARKS', 'UTF8_LETTER', 'USUAL_SPLITS', 'SPLIT_FOLDERS', 'Fault', 'InputError', 'collecting', 'whole_file',
            'encoding_of', 'one_form', 'read_text', 'read_list', 'read_csv', 'separator_of', 'read_table',
-           'files_by_stem', 'first_by_stem', 'lists_in', 'split_folders', 'write_json', 'read_json', 'write_rows']
+           'files_by_stem', 'first_by_stem', 'lists_in', 'split_folders', 'write_json', 'finite', 'whole', 'read_json',
+           'write_rows']
 
 # %% ../nbs/00_files.ipynb #a6c62143
 import codecs
 import csv
 import io
 import json
+import math
 import os
 import re
 import unicodedata
@@ -255,17 +257,36 @@ def write_json(
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
+# %% ../nbs/00_files.ipynb #248c72fb
+def finite(
+    written: str,  # a number of a JSON file
+) -> float:
+    "The number. Raises `ValueError` for none, and for one that is too large to be held."
+    number = float(written)
+    if not math.isfinite(number):
+        raise ValueError(f'{written[:20]} is no number')
+    return number
+
+def whole(
+    written: str,  # a whole number of a JSON file
+) -> int:
+    "The number. Raises `ValueError` for one of more than 30 digits."
+    if len(written) > 31:
+        raise ValueError(f'{written[:20]}... is too large a number')
+    return int(written)
+
 # %% ../nbs/00_files.ipynb #da6e35d1
 def read_json(
     path: Path,  # a JSON file, such as those in the folder of a run
 ) -> dict:
-    "Read a JSON file. Raises `InputError` if it is absent or broken."
+    "Read a JSON file. Raises `InputError` if it is absent or broken, or a number isn't finite."
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        text = path.read_text(encoding='utf-8')
+        return json.loads(text, parse_float=finite, parse_constant=finite, parse_int=whole)
     except FileNotFoundError as error:
         remedy = 'Name the folder of a run: `wsss_nb run --data DIR --out RUN` makes one'
         raise InputError(Fault(path, 'there is no such file', remedy)) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         remedy = 'Put it back from a copy, or start a new run in another folder'
         raise InputError(Fault(path, f'the file cannot be read ({error})', remedy)) from error
 

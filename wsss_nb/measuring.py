@@ -19,8 +19,9 @@ import numpy as np
 
 from .cam import CAM
 from .files import Fault, InputError
+from .loaders import made_mask
 from .metrics import BackgroundSweep, ConfusionMatrix
-from .photos import IGNORE, Photos, evenly, read_mask
+from .photos import IGNORE, Photos, evenly
 from .prediction import PredictionSettings, write_masks
 from .run import Run
 from .settings import check_settings
@@ -43,13 +44,14 @@ def check_size(
 def truth_of(
     photos: Photos,
     i: int,                  # place in the list
-    size: tuple[int, int],   # (height, width) of what was made of the photo
+    size: tuple[int, int] | None = None,   # (height, width) of what was made of it; None: any
 ) -> np.ndarray:             # label map uint8 (height, width)
     "The truth of a photo. Raises `InputError` where there is none, and for one of another size."
     truth = photos.truth(i)
     if truth is None:
         raise InputError(Fault(photos.path(i), 'this photo has no mask', 'Name photos with masks'))
-    check_size(photos, i, truth, size)
+    if size is not None:
+        check_size(photos, i, truth, size)
     return truth
 
 # %% ../nbs/42_measuring.ipynb #d2d36e33
@@ -100,8 +102,9 @@ def measure_masks(
     "Measure label maps on disk. Raises `InputError` if one is absent, and as `truth_of` does."
     matrix = ConfusionMatrix(len(photos.classes) + 1)
     for i in progress(range(len(photos)), f'measuring {masks.name}'):
-        labels = read_mask(masks/f'{photos.ids[i]}.png', len(photos.classes))
-        truth = truth_of(photos, i, labels.shape)
+        truth = truth_of(photos, i)
+        path = masks/f'{photos.ids[i]}.png'
+        labels = made_mask(path, len(photos.classes), truth.shape[::-1])
         matrix.update(known(labels, truth), truth)
     return matrix.report(photos.classes)
 
@@ -217,8 +220,9 @@ def score_photos(
     require_files(run, kind, photos.ids)
     scores = []
     for i in progress(range(len(photos)), 'scoring photos'):
-        labels = read_mask(run.root/kind/f'{photos.ids[i]}.png', len(run.classes))
-        truth = truth_of(photos, i, labels.shape)
+        truth = truth_of(photos, i)
+        path = run.root/kind/f'{photos.ids[i]}.png'
+        labels = made_mask(path, len(run.classes), truth.shape[::-1])
         scores.append((photo_miou(labels, truth, len(run.classes) + 1), i))
     return sorted(scores)
 

@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from .coco import coco_annotations, write_coco
-from .files import Fault, InputError, collecting, read_json, write_json
+from .files import Fault, InputError, collecting, one_form, read_json, write_json
 from .photos import IMAGE_SUFFIXES, read_image, read_mask
 from .prediction import PredictionSettings, check_crf, write_masks
 from .run import Run
@@ -49,7 +49,7 @@ def by_name(
     found = {}
     faults = []
     for photo in dict.fromkeys(path.absolute() for path in photos):
-        other = found.setdefault(photo.stem, photo)
+        other = found.setdefault(one_form(photo.stem), photo)
         if other != photo:
             faults.append(Fault(photo, f'its mask would have the same name as that of {other}',
                                 'Rename one of them, or predict them into two folders'))

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STAGE', 'describe', 'train_network', 'classify', 'is_measured', 'write_maps', 'cams', 'PseudoMasks', 'walk',
-           'walked_background', 'refine', 'refine_new', 'measure_new_masks', 'segment', 'predict', 'evaluate',
-           'do_stage', 'is_done', 'go_on', 'run', 'link', 'branch_config', 'branch', 'take_over', 'handed_on']
+           'has_walked', 'walked_background', 'choose_again', 'note_score', 'refine', 'refine_new', 'measure_new_masks',
+           'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run', 'link',
+           'branch_config', 'branch', 'take_over', 'handed_on']
 
 # %% ../nbs/45_pipeline.ipynb #7ec1f55f
 import os
@@ -14,6 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Callable
 
@@ -23,12 +25,14 @@ from torch import nn
 
 from .cam import StoredMaps
 from .files import Fault, InputError, whole_file, write_json
+from .fingerprints import ALL_KINDS, Remade, behind, take_away
 from .measuring import (MADE_BY, measure_cams, measure_masks, measure_new_cams,
                                require_files)
 from .methods import STAGES, RefinerMethod
 from .photos import Photos, write_mask
 from .prediction import grid_stride, write_masks
 from .refiners import missing, write_labels
+from .records import environment, now
 from .run import Config, Run, start_run
 from .sheets import draw_contact, draw_examples
 from .training import process
@@ -95,7 +99,10 @@ def cams(this: Run) -> None:
         write_maps(this.cam_maker(), this.work('cams'), todo, this.root/'cams', 'CAMs')
     process().wait_for_everyone()
     if not is_measured(this, 'cam'):
-        found = measure_cams(this.photos, this.cams.__getitem__, this.system.cams.background)
+        background = this.system.cams.background
+        if background is None:   # masks that came later choose nothing any more
+            background = this.made_with('refiner')
+        found = measure_cams(this.photos, this.cams.__getitem__, background)
         this.record(cam={this.train_split: found})
 
 # %% ../nbs/45_pipeline.ipynb #14da57bc
@@ -134,20 +141,53 @@ def walk(this: Run) -> StoredMaps:
     process().wait_for_everyone()
     walked = StoredMaps(folder, this.photos.ids)
     if not is_measured(this, 'walked'):
-        this.record(walked={this.train_split: measure_cams(this.photos, walked.__getitem__)})
+        found = measure_cams(this.photos, walked.__getitem__, this.made_with('pseudo'))
+        this.record(walked={this.train_split: found})
     return walked
+
+def has_walked(this: Run) -> bool:
+    "Whether all walked maps are there."
+    names = [f'refiner/cams/{name}.npz' for name in this.photos.ids]
+    return this.system.refiner.walked_background is not None and all(map(this.has, names))
 
 def walked_background(this: Run) -> float:
     "The score of the background in the maps that pseudo masks are made of."
-    refiner = this.system.refiner
-    if refiner.walked_background is None:
-        return this.background
-    measured = this.metrics.get('walked', {}).get(this.train_split, {})
-    return measured.get('background', refiner.walked_background)
+    return this.walked_background
+
+# %% ../nbs/45_pipeline.ipynb #6dfb1379
+def choose_again(this: Run) -> None:
+    "If masks were corrected: take away what was made at another score than the best one of today."
+    made = this.metrics.get('made_with', {}).get('refiner', {})
+    if not made.get('again', False):
+        return
+    before = made['background']
+    if before == this.background:
+        this.record(made_with={'refiner': {'background': before}})
+        return
+    process().wait_for_everyone()   # all know what both are
+    if process().is_main_process:
+        print(f'{this.root}: with the masks of today, the score of the background is '
+              f'{this.background:.2f} and no more {before:.2f}; all behind it is made anew')
+        measured = set(product(ALL_KINDS[1:], this.splits))
+        found = Remade(behind('refine', this.stages), measured=measured, drawn=True)
+        take_away(this.root, this.metrics, found)
+    process().wait_for_everyone()
+    this.read_metrics()
+    this.networks.pop('segmenter', None)
+
+def note_score(
+    this: Run,
+    folder: str,          # 'refiner' or 'pseudo'
+    background: float,    # score at which its files will be made
+) -> None:
+    "Note the score, unless it is noted. Every process has to come here."
+    if this.made_with(folder) is None:
+        this.record(made_with={folder: {'background': background}})
 
 # %% ../nbs/45_pipeline.ipynb #4f31b115
 def refine(this: Run) -> None:
     "Make the pseudo masks of the training photos, and measure them."
+    choose_again(this)
     refiner = this.system.refiner
     masks = this.root/'pseudo'
     todo = missing(this.photos, masks, '.png')
@@ -160,8 +200,11 @@ def refine(this: Run) -> None:
             raise InputError(Fault(this.root/'metrics.json', 'the CAMs are not measured yet, so '
                                    'no background score is chosen', remedy))
         require_files(this, 'cams', [this.photos.ids[i] for i in todo])
-    maps = walk(this) if makes_maps else None
-    background = walked_background(this)
+        note_score(this, 'refiner', this.background)
+    maps = walk(this) if makes_maps or has_walked(this) else None
+    background = this.walked_background
+    if makes_maps:
+        note_score(this, 'pseudo', background)
     work = this.work('refiner')
     if makes_maps:
         refiner.prepare(replace(work, cams=maps, background=background))
@@ -195,7 +238,7 @@ def refine_new(
         maps = StoredMaps(folder/'walked', photos.ids)
     masks = folder/'pseudo'
     masks.mkdir()
-    background = walked_background(this)
+    background = this.walked_background
     refiner.prepare(replace(work, cams=maps, background=background))
     make = PseudoMasks(refiner, work, maps, background, masks)
     for _ in in_workers(make, places, work.machine.workers, 'pseudo masks'):
@@ -213,7 +256,7 @@ def measure_new_masks(
         folder = Path(name)
         found = measure_new_cams(this, photos, folder/'cams')
         masks = refine_new(this, photos, folder)
-        background = walked_background(this)
+        background = this.walked_background
         return {'cam': found, 'pseudo': measure_masks(photos, masks) | {'background': background}}
 
 # %% ../nbs/45_pipeline.ipynb #8bfd8458
@@ -256,23 +299,55 @@ STAGE: dict[str, Callable[[Run], None]] = dict(
     zip(STAGES, (classify, cams, refine, segment, predict, evaluate)))
 
 # %% ../nbs/45_pipeline.ipynb #b46ba7b9
+def is_again(this: Run, stage: str) -> bool:
+    "Whether what a stage had made was taken away, and it hasn't been done since."
+    return 'taken_away' in this.metrics.get('stages', {}).get(stage, {})
+
+def perform(
+    this: Run,
+    stage: str,   # one of the run's
+) -> None:
+    "Do one stage; add to metrics.json the time it took, when it was, and what computed it."
+    start = time.time()
+    entry = this.metrics.get('stages', {}).get(stage, {})
+    is_noted = 'end' in entry or (not entry and stage in this.metrics.get('seconds', {}))
+    first = {'start': entry.get('start', now())} | environment(this.config.precision)
+    if not is_noted:
+        this.record(stages={stage: first})
+    STAGE[stage](this)
+    seconds = this.metrics.get('seconds', {}).get(stage, 0) + time.time() - start
+    found = {'seconds': {stage: round(seconds, 1)}}
+    if not is_noted:
+        found['stages'] = {stage: first | {'end': now()}}
+    this.record(**found)
+
+# %% ../nbs/45_pipeline.ipynb #51ccc456
 def do_stage(
     this: Run,
     stage: str,   # of STAGES
 ) -> None:
-    "Do one stage and add the time it took to metrics.json. Raises `InputError` if there is none."
+    """Do one stage, and those that have to be done again since photos have changed. Raises
+    `InputError` if there is none."""
     if stage not in this.stages:
         there = ', '.join(this.stages)
         raise InputError(f'{this.root}: this run has no stage {stage!r}; it has {there}')
-    start = time.time()
-    STAGE[stage](this)
-    seconds = this.metrics.get('seconds', {}).get(stage, 0) + time.time() - start
-    this.record(seconds={stage: round(seconds, 1)})
+    for each in this.stages:
+        if each == stage or is_again(this, each):
+            perform(this, each)
 
 def is_done(this: Run) -> bool:
-    "Whether every stage of a run is done."
-    return this.has('figures/examples.png') and 'evaluate' in this.metrics.get('seconds', {})
+    "Whether every stage of a run is done, and all is measured that can be."
+    if not this.has('figures/examples.png') or 'evaluate' not in this.metrics.get('seconds', {}):
+        return False
+    kinds = [kind for kind, stage in (('cam', 'cams'), ('pseudo', 'refine'))
+             if stage in this.stages]
+    measured = this.metrics.get('segmentation', {})
+    drawn = [split for split, photos in this.splits.items() if photos.has_truth]
+    is_whole = all(split in measured for split in drawn)
+    is_new = any(is_again(this, stage) for stage in this.stages)
+    return is_whole and not is_new and all(is_measured(this, kind) for kind in kinds)
 
+# %% ../nbs/45_pipeline.ipynb #eab22cbe
 def go_on(
     this: Run,
     until: str = 'evaluate',   # last stage to do, of STAGES
@@ -286,16 +361,17 @@ def go_on(
         return this.metrics
     for stage in STAGES[:STAGES.index(until) + 1]:
         if stage in this.stages:
-            do_stage(this, stage)
+            perform(this, stage)
     return this.metrics
 
 def run(
     config: Config,
     until: str = 'evaluate',   # last stage to do, of STAGES
+    accept_changes: bool = False,   # make anew what depends on photos that have changed
 ) -> dict:                     # what metrics.json holds
     """Do the whole job, or go on with it. For 'cam', 'pseudo' and 'segmentation', the result has
     per split: miou, iou by class, images. Raises `InputError` for whatever a person can mend."""
-    return go_on(start_run(config), until)
+    return go_on(start_run(config, accept_changes), until)
 
 # %% ../nbs/45_pipeline.ipynb #554d6191
 def link(source: Path, to: Path) -> None:
@@ -341,6 +417,7 @@ def branch(
         raise InputError(Fault(source.root/'metrics.json', 'the CAMs are not measured yet',
                                f'Measure them with `wsss_nb cams {source.root}`'))
     require_files(source, 'cams', source.photos.ids)
+    start_run(source.config)   # its maps are of these very photos
     new = start_run(branch_config(source, Path(out), refiner, background, workers))
     take_over(source, new)
     return go_on(new, until)
@@ -361,7 +438,9 @@ def handed_on(source: Run, new: Run) -> dict:
     "What a branch takes over of what was measured."
     seconds = source.metrics.get('seconds', {})
     kept = {stage: seconds[stage] for stage in ('classify', 'cams') if stage in seconds}
-    found = {'seconds': kept}
+    stages = source.metrics.get('stages', {})
+    noted = {stage: stages[stage] for stage in kept if stage in stages}
+    found = {'seconds': kept, 'stages': noted}
     # at another score, the CAMs are measured again
     if 'cam' in source.metrics and new.system.cams == source.system.cams:
         found['cam'] = source.metrics['cam']

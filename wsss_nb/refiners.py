@@ -39,6 +39,7 @@ class Refiner:
     role: ClassVar[str] = 'refiner'
     reads: ClassVar[tuple[str, ...]] = ('cams',)       # what it needs of a run
     walked_background: ClassVar[float | None] = None   # score in walked maps, without masks
+    reads_truth: ClassVar[bool] = False   # chooses something on masks of the photos, or measures
     use_truth: bool = False   # a photo's hand-drawn mask, if it has one, replaces its pseudo mask
 
     def following(self, lead: Lead) -> 'Refiner':
@@ -166,6 +167,7 @@ class Walking(Refiner, Trained):
     crf: bool = True   # a dense CRF snaps the labels of walked maps to the photo; published: not
     training: Annotated[TrainingSettings, tyro.conf.arg(name='')] = TrainingSettings(epochs=4)
     snap_reach: ClassVar[float] = 50.   # of that CRF's bilateral kernel, pixels
+    reads_truth: ClassVar[bool] = True   # to choose the setting of the walk
 
     def own_crop(self, lead: Lead) -> int:
         "The classifier's, and no fewer than `LEAST_CROP` pixels."

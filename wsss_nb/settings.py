@@ -209,7 +209,7 @@ def known_method(
     "The class of a method. Raises `InputError` for a name that isn't known."
     role = path.rpartition('.')[2]
     known = methods.get(role, {})
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         there = ', '.join(known) or 'none'
         raise InputError(f'{path}: no {role} is called {name!r} here; there are {there}. '
                          'If it comes from another package, install that')

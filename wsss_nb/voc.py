@@ -461,7 +461,7 @@ class VOCFolder:
             raise InputError(*dict.fromkeys(faults))
         self._tags = [annotations[id].tags for id in self.ids]
         self._images = [layout.images[id][0] for id in self.ids]
-        self._masks = [layout.masks.get(id) for id in self.ids]
+        self.masks = [layout.masks.get(id) for id in self.ids]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -484,15 +484,15 @@ class VOCFolder:
 
     def truth(self, i: int) -> np.ndarray | None:
         "Its label map, uint8 (H, W) of the photo's size, or None. `InputError` if it is wrong."
-        if self._masks[i] is None:
+        if self.masks[i] is None:
             return None
         return read_mask(
-            self._masks[i], len(self.classes), image_size(self.path(i)), self.path(i))
+            self.masks[i], len(self.classes), image_size(self.path(i)), self.path(i))
 
     @property
     def has_truth(self) -> bool:
         "Whether every photo of the split has a mask."
-        return None not in self._masks
+        return None not in self.masks
 
     @staticmethod
     def splits(root: str | Path) -> list[str]:

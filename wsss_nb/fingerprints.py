@@ -9,7 +9,7 @@ __all__ = ['Known', 'WORDS', 'KINDS', 'ALL_KINDS', 'PRODUCTS', 'MEASURED_BY', 'd
            'read_fingerprints', 'Changes', 'compare', 'in_words', 'Uses', 'Remade', 'behind', 'remade_of_learned',
            'remade', 'files_made', 'entries_made', 'mark', 'take_away']
 
-# %% ../nbs/39_fingerprints.ipynb #17f064ee
+# %% ../nbs/39_fingerprints.ipynb #9bc9ed81
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ from .photos import Photos
 from .records import now
 from .voc import VOCFolder
 
-# %% ../nbs/39_fingerprints.ipynb #a9784510
+# %% ../nbs/39_fingerprints.ipynb #1aed33b4
 def digest_of(content: bytes) -> str:
     "A hash of some bytes: BLAKE2b, 32 hexadecimal digits."
     return blake2b(content, digest_size=16).hexdigest()
@@ -49,7 +49,7 @@ def note_of(
         return known
     return FileNote(*seen, digest_of(path.read_bytes()))
 
-# %% ../nbs/39_fingerprints.ipynb #d95dae05
+# %% ../nbs/39_fingerprints.ipynb #11c872d1
 @singledispatch
 def truth_source(
     photos: Any,   # of any kind, see `Photos`
@@ -69,7 +69,7 @@ def source_among_some(photos: Some, i: int) -> tuple[Path | None, str]:
     "See `truth_source`."
     return truth_source(photos.whole, photos.places[i])
 
-# %% ../nbs/39_fingerprints.ipynb #79e0fb04
+# %% ../nbs/39_fingerprints.ipynb #950626a6
 @truth_source.register
 def source_in_coco(photos: CocoPhotos, i: int) -> tuple[Path | None, str]:
     "See `truth_source`."
@@ -88,7 +88,7 @@ def has_truth_at(photos: Photos, i: int) -> bool:
     "Whether a photo has a truth, which isn't read."
     return truth_source(photos, i) != (None, '')
 
-# %% ../nbs/39_fingerprints.ipynb #d1296261
+# %% ../nbs/39_fingerprints.ipynb #e4b1a931
 def check_truths(
     data: Path,       # the data set
     split: str,       # a list to measure on
@@ -103,7 +103,7 @@ def check_truths(
                    f'{without[0]!r}, so nothing can be measured on them')
         raise InputError(Fault(data, problem, 'Draw them, or take the photos out of the list'))
 
-# %% ../nbs/39_fingerprints.ipynb #5da6bf89
+# %% ../nbs/39_fingerprints.ipynb #1b87194a
 class Fingerprint(NamedTuple):
     "What a run knows of a photo."
     file: str                # name of its file
@@ -119,7 +119,7 @@ class Fingerprint(NamedTuple):
             return None
         return (self.mask.content if self.mask else '', self.drawn)
 
-# %% ../nbs/39_fingerprints.ipynb #0d5a8c30
+# %% ../nbs/39_fingerprints.ipynb #54dbe7dc
 def fingerprint(
     photos: Photos,
     i: int,                       # place in the list
@@ -144,7 +144,7 @@ def fingerprints_of(
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(photos.ids, pool.map(of, range(len(photos)))))
 
-# %% ../nbs/39_fingerprints.ipynb #51f15e99
+# %% ../nbs/39_fingerprints.ipynb #cbc8b7fd
 Known = dict[str, dict[str, Fingerprint]]   # split -> id -> fingerprint
 
 def write_fingerprints(path: Path, known: Known) -> None:
@@ -160,7 +160,7 @@ def write_fingerprints(path: Path, known: Known) -> None:
         text = ',\n'.join(lists)
         unfinished.write_text(f'{{\n{text}\n}}\n', encoding='utf-8')
 
-# %% ../nbs/39_fingerprints.ipynb #2ff41765
+# %% ../nbs/39_fingerprints.ipynb #b23862d3
 def is_note(value: Any) -> bool:
     "Whether what JSON holds can be a `FileNote`."
     if not isinstance(value, list) or len(value) != 4:
@@ -177,7 +177,7 @@ def is_fingerprint(value: Any) -> bool:
     return (isinstance(file, str) and is_note(photo) and is_tags and is_mask
             and isinstance(drawn, str))
 
-# %% ../nbs/39_fingerprints.ipynb #6c8f5284
+# %% ../nbs/39_fingerprints.ipynb #ca7b93a2
 def unknown_fingerprints(content: Any) -> list[str]:
     "What JSON holds besides fingerprints of photos by split, in words; the first of each split."
     if not isinstance(content, dict):
@@ -207,7 +207,7 @@ def read_fingerprints(
             known[split][id] = Fingerprint(file, FileNote(*photo), tuple(tags), note, drawn)
     return known
 
-# %% ../nbs/39_fingerprints.ipynb #ab8ce14a
+# %% ../nbs/39_fingerprints.ipynb #b013df6a
 class Changes(NamedTuple):
     "How the photos of a list differ from those that were noted. Each field holds ids."
     gone: tuple[str, ...] = ()      # from the list
@@ -228,7 +228,7 @@ WORDS = {
     'moved': 'at another place of the list', 'photos': 'another photo under the same name',
     'tags': 'other tags', 'masks': 'another mask, or none any more', 'later': 'a mask now'}
 
-# %% ../nbs/39_fingerprints.ipynb #18f7a057
+# %% ../nbs/39_fingerprints.ipynb #98fd0619
 def compare(
     before: Mapping[str, Fingerprint],   # by id
     now: Mapping[str, Fingerprint],      # likewise
@@ -248,7 +248,7 @@ def compare(
         tuple(id for id in both if id in changed and before[id].truth is not None),
         tuple(id for id in both if id in changed and before[id].truth is None))
 
-# %% ../nbs/39_fingerprints.ipynb #03d8825c
+# %% ../nbs/39_fingerprints.ipynb #fa894bc1
 def in_words(
     changes: Mapping[str, Changes],   # by split
 ) -> Iterator[str]:                   # lines
@@ -260,7 +260,7 @@ def in_words(
                 more = ', ...' if len(ids) > 3 else ''
                 yield f'{split}: {len(ids):,} with {WORDS[name]} ({named}{more})'
 
-# %% ../nbs/39_fingerprints.ipynb #aeaf1ced
+# %% ../nbs/39_fingerprints.ipynb #c355eebb
 class Uses(NamedTuple):
     "What a system does with masks of the photos that it learns from, besides measuring."
     chooses: bool      # the score of the background is chosen on them
@@ -277,7 +277,7 @@ class Remade:
     chosen: bool = False     # the score of the background is to be chosen again
     drawn: bool = False      # pictures show it
 
-# %% ../nbs/39_fingerprints.ipynb #1661006c
+# %% ../nbs/39_fingerprints.ipynb #58274194
 KINDS = {'classify': ('cam',), 'cams': ('cam',), 'refine': ('walked', 'pseudo'),
          'predict': ('segmentation',)}   # stage -> what is measured of what it makes
 ALL_KINDS = ('cam', 'walked', 'pseudo', 'segmentation')
@@ -289,7 +289,7 @@ def behind(
     "A stage and all behind it."
     return set(stages[stages.index(stage):]) - {'evaluate'}
 
-# %% ../nbs/39_fingerprints.ipynb #94fa07c3
+# %% ../nbs/39_fingerprints.ipynb #6ab4f4c0
 def remade_of_learned(
     found: Remade,           # gets what depends
     changes: Changes,        # of the photos to learn from
@@ -309,7 +309,7 @@ def remade_of_learned(
     if uses.chooses and changes.masks:
         found.chosen = True
 
-# %% ../nbs/39_fingerprints.ipynb #743c5ae0
+# %% ../nbs/39_fingerprints.ipynb #dcc902bf
 def remade(
     changes: Mapping[str, Changes],   # by split
     train: str,                       # the split to learn from
@@ -332,7 +332,7 @@ def remade(
             found.measured |= {(kind, split) for split in changes}
     return found
 
-# %% ../nbs/39_fingerprints.ipynb #2e500a32
+# %% ../nbs/39_fingerprints.ipynb #f26c0c39
 PRODUCTS = {'classify': ('classifier',), 'cams': ('cams',), 'refine': ('refiner', 'pseudo'),
             'segment': ('segmenter',), 'predict': ('predictions',)}   # stage -> its folders
 MEASURED_BY = {'cam': 'cams', 'walked': 'refine', 'pseudo': 'refine', 'segmentation': 'predict'}
@@ -343,18 +343,19 @@ def files_made(
 ) -> dict[str, list[Path]]:   # folder -> files in it; without folders that have none
     "The files that a change concerns, and that are there."
     files: dict[str, list[Path]] = {}
-    for folder, ids in (('pseudo', found.pseudo), ('predictions', found.predictions)):
-        files[folder] = [root/folder/f'{id}.png' for id in sorted(ids)]
+    single = {'pseudo': found.pseudo, 'predictions': found.predictions}
     for stage in PRODUCTS:
-        for folder in PRODUCTS[stage] if stage in found.stages else ():
-            files[folder] = sorted((root/folder).rglob('*'))
+        for folder in PRODUCTS[stage]:
+            files[folder] = [root/folder/f'{id}.png' for id in sorted(single.get(folder, ()))]
+            if stage in found.stages:
+                files[folder] = sorted((root/folder).rglob('*'))
     if found.drawn:
         files['figures'] = [*sorted((root/'figures').glob('*')), root/'report.html']
     for folder, paths in files.items():
         files[folder] = [path for path in paths if path.is_file()]
     return {folder: paths for folder, paths in files.items() if paths}
 
-# %% ../nbs/39_fingerprints.ipynb #826c9691
+# %% ../nbs/39_fingerprints.ipynb #803f593a
 def entries_made(
     metrics: Mapping[str, Mapping],   # of a run
     found: Remade,                    # what depends on a change
@@ -363,7 +364,7 @@ def entries_made(
     return sorted((kind, split) for kind, split in found.measured
                   if split in metrics.get(kind, {}))
 
-# %% ../nbs/39_fingerprints.ipynb #53050e54
+# %% ../nbs/39_fingerprints.ipynb #b19ea19a
 def mark(
     metrics: dict[str, dict],           # of a run; is changed
     found: Remade,                      # what depends on a change
@@ -387,7 +388,7 @@ def mark(
         metrics.get('seconds', {}).pop(stage, None)
         metrics.setdefault('stages', {})[stage] = {'taken_away': now()}
 
-# %% ../nbs/39_fingerprints.ipynb #5c824f17
+# %% ../nbs/39_fingerprints.ipynb #20a6a578
 def take_away(
     root: Path,      # of the run
     metrics: dict[str, dict],   # of the run; is changed, and written

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Positional', 'Folder', 'Stage', 'SystemName', 'Photos', 'Masks', 'Row', 'RunOptions', 'print_metrics', 'run_with',
            'DataOptions', 'do_stage', 'classify', 'cams', 'refine', 'segment', 'changed_prediction', 'predict',
-           'evaluate', 'branch_with', 'shapes', 'download', 'check', 'words', 'systems', 'contact', 'figures', 'report',
-           'explore', 'compare', 'storage', 'WholeSystems', 'TableA', 'TableC', 'ablation', 'table_with', 'export',
-           'submit', 'onnx', 'system_named', 'find_command']
+           'evaluate', 'branch_with', 'shapes', 'download', 'check', 'words', 'systems', 'unchanged', 'contact',
+           'figures', 'report', 'explore', 'compare', 'storage', 'WholeSystems', 'TableA', 'TableC', 'ablation',
+           'table_with', 'export', 'submit', 'onnx', 'system_named', 'find_command']
 
 # %% ../nbs/91_commands.ipynb #17581cde
 import dataclasses
@@ -287,6 +287,12 @@ def systems() -> None:
 # %% ../nbs/91_commands.ipynb #9839d2cd
 Masks = Annotated[Literal['predictions', 'pseudo'], tyro.conf.arg(name='from')]
 
+def unchanged(root: Path) -> Run:
+    "A run that is there. Raises `InputError` if its photos, tags or masks have changed since."
+    run = open_run(root)
+    measuring.require_same_data(run)
+    return run
+
 def contact(
     root: Positional[Folder],       # folder of a run
     masks: Masks = 'predictions',   # which: the segmenter's, or those that it learned from
@@ -294,7 +300,7 @@ def contact(
 ) -> None:
     """Draw contact sheets of a run: every photo with its mask over it, and the colours of the
     classes."""
-    paths = sheets.draw_contact(open_run(root), masks, photos)
+    paths = sheets.draw_contact(unchanged(root), masks, photos)
     if not paths:
         stage = measuring.MADE_BY[masks][1]
         raise InputError(f'{root}: no photo has a mask in {masks} yet; make them with '
@@ -308,8 +314,8 @@ def figures(
 ) -> None:
     """Draw what a run has learned and where it fails: segmentations, precision and recall, faults,
     poolings, words, curves."""
-    run = open_run(root)
-    rest = [open_run(other) for other in others]
+    run = unchanged(root)
+    rest = [unchanged(other) for other in others]
     drawn, reasons = reporting.draw_all(run, photos)
     for figure in drawn:
         print(f'{figure.path}: {figure.title.lower()}')
@@ -326,7 +332,7 @@ def report(
 ) -> None:
     """Write what a run did, measured and looks like into one file, report.html, that needs nothing
     but a browser."""
-    print(reporting.write_report(open_run(root)))
+    print(reporting.write_report(unchanged(root)))
 
 # %% ../nbs/91_commands.ipynb #167a5445
 def explore(
@@ -335,8 +341,8 @@ def explore(
     port: int = 8866,                        # of the page's address
 ) -> None:
     "Look around in a run, or in two side by side, in a browser; until Ctrl-C."
-    beside = None if other is None else open_run(other)
-    explorer_page.serve(open_run(root), beside, port)
+    beside = None if other is None else unchanged(other)
+    explorer_page.serve(unchanged(root), beside, port)
 
 def compare(
     runs: Positional[tuple[Path, ...]],  # folders of runs
@@ -351,7 +357,7 @@ def storage(
     photos: int = 200,         # training photos to measure on
 ) -> None:
     "Measure what storing the class activation maps small saves, and what it costs."
-    found = measuring.measure_storage(open_run(root), photos)
+    found = measuring.measure_storage(unchanged(root), photos)
     ours = found['ours']
     published = found['published']
     print(f"{found['images']} photos: {ours['bytes']:,.0f} bytes a photo instead of "

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MADE_BY', 'check_size', 'truth_of', 'report_cams', 'measure_cams', 'known', 'measure_masks', 'shares',
-           'precision_recall', 'require_truth', 'require_files', 'cams_and_truths', 'sweep_run', 'TagScore',
-           'score_labels', 'score_tags', 'photo_miou', 'score_photos', 'measure_new_cams', 'kept',
+           'precision_recall', 'require_truth', 'require_same_data', 'require_files', 'cams_and_truths', 'sweep_run',
+           'TagScore', 'score_labels', 'score_tags', 'photo_miou', 'score_photos', 'measure_new_cams', 'kept',
            'measure_predictions', 'check_elsewhere', 'evaluate_elsewhere', 'Storage', 'full_size', 'measure_storage']
 
 # %% ../nbs/42_measuring.ipynb #84da948d
@@ -19,11 +19,12 @@ import numpy as np
 
 from .cam import CAM
 from .files import Fault, InputError
+from .fingerprints import fingerprints_of, read_fingerprints
 from .loaders import made_mask
 from .metrics import BackgroundSweep, ConfusionMatrix
 from .photos import IGNORE, Photos, evenly
 from .prediction import PredictionSettings, write_masks
-from .run import Run
+from .run import FINGERPRINTS, Run, changed_data, changed_fault, count_made
 from .settings import check_settings
 from .training import progress
 from .work import Maker, looking
@@ -130,6 +131,20 @@ def require_truth(run: Run, photos: Photos) -> None:
     if not photos.has_truth:
         raise InputError(Fault(Path(run.config.data), 'not every photo has a mask',
                                'Name a run whose photos have masks'))
+
+# %% ../nbs/42_measuring.ipynb #8742a077
+def require_same_data(run: Run) -> None:
+    "Raise `InputError` if a run is made of other photos, tags or masks than there are now."
+    known = read_fingerprints(run.root/FINGERPRINTS)
+    if not known:   # a run from before there were such
+        return
+    now = {}
+    for split, photos in run.splits.items():
+        now[split] = fingerprints_of(photos, known.get(split, {}))
+    found, said = changed_data(run, run.written, known, now)
+    made = count_made(run, found)
+    if made:
+        raise InputError(changed_fault(run, run.written, said, made))
 
 # %% ../nbs/42_measuring.ipynb #e008834b
 MADE_BY = {'cams': ('.npz', 'cams'), 'pseudo': ('.png', 'refine'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FOLDERS', 'FINGERPRINTS', 'BACKGROUND', 'HELD_OUT', 'FOLLOWS', 'RunSettings', 'Config', 'whole_side', 'photo_side',
            'Run', 'as_written', 'absent_files', 'has_results', 'other_settings', 'check_folder', 'uses_of',
-           'changed_data', 'count_made', 'accept', 'note_made', 'settle', 'start_run', 'read_config']
+           'changed_data', 'count_made', 'changed_fault', 'accept', 'note_made', 'settle', 'start_run', 'read_config']
 
 # %% ../nbs/41_run.ipynb #cbe0a5e8
 import math
@@ -382,6 +382,23 @@ def count_made(run: Run, found: Remade) -> list[str]:
     return [*made, *(f'what was measured of {kind}' for kind in kinds)]
 
 # %% ../nbs/41_run.ipynb #ae36458e
+def changed_fault(
+    run: Run,
+    there: dict,        # what config.json held
+    said: list[str],    # what has changed
+    made: list[str],    # what is made of it
+) -> Fault:
+    "What is said of data that have changed."
+    moved = ''
+    if run.written['data'] != there['data']:
+        moved = f' --data {run.config.data}'
+    remedy = ('Put the data back as they were; or let all that be made anew, with '
+              f'`wsss_nb {run.stages[0]} {run.root} --accept-changes{moved}`')
+    problem = '\n  '.join(['these are not the data that the run was made with:', *said,
+                           f'made of them: {", ".join(made)}'])
+    return Fault(Path(run.config.data), problem, remedy)
+
+# %% ../nbs/41_run.ipynb #b3964d93
 def accept(
     run: Run,
     there: dict,             # what config.json held
@@ -392,14 +409,7 @@ def accept(
     "Take away what depends on a change. Raises `InputError` if that isn't allowed."
     made = count_made(run, found)
     if made and not accept_changes:
-        moved = ''
-        if run.written['data'] != there['data']:
-            moved = f' --data {run.config.data}'
-        remedy = ('Put the data back as they were; or let all that be made anew, with '
-                  f'`wsss_nb {run.stages[0]} {run.root} --accept-changes{moved}`')
-        problem = '\n  '.join(['these are not the data that the run was made with:', *said,
-                               f'made of them: {", ".join(made)}'])
-        raise InputError(Fault(Path(run.config.data), problem, remedy))
+        raise InputError(changed_fault(run, there, said, made))
     print(f'{run.root}: the data have changed:', *said, sep='\n  ')
     if made:
         print(f'  made anew: {", ".join(made)}, and the figures')

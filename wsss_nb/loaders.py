@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAKES_MASKS', 'normalise', 'colours_of', 'jittered', 'Warp', 'warp_photo', 'warp_labels', 'warp_maps', 'Augmentation',
-           'Batch', 'Place', 'TaggedCrops', 'made_mask', 'MaskedCrops', 'on_grid', 'StepSampler', 'interruptible',
-           'ignore_interrupt', 'ErrorsAsValues', 'Loader', 'collate', 'raised', 'create_loader']
+           'Batch', 'Place', 'TaggedCrops', 'make_again', 'made_mask', 'MaskedCrops', 'on_grid', 'StepSampler',
+           'interruptible', 'ignore_interrupt', 'ErrorsAsValues', 'Loader', 'collate', 'raised', 'create_loader']
 
 # %% ../nbs/09_loaders.ipynb #810a1875
 import math
@@ -219,6 +219,16 @@ class TaggedCrops(Dataset):
 MAKES_MASKS = {'pseudo': 'refine', 'labels': 'refine', 'knowledge': 'refine', 'advice': 'refine',
                'predictions': 'predict'}   # folder of a run with masks -> the stage that makes them
 
+def make_again(
+    path: Path,     # of a mask, in the folder of a run
+) -> str | None:    # None: no stage makes it
+    "How a mask is made again."
+    stage = MAKES_MASKS.get(path.parent.name)
+    if stage is None:
+        return None
+    root = path.parents[2] if path.parents[1].name == 'refiner' else path.parents[1]
+    return f'take it away, and make it again with `wsss_nb {stage} {root}`'
+
 def made_mask(
     path: str | Path,    # in the folder of a run
     num_classes: int,    # C: the indices must be 0..C and 255
@@ -229,12 +239,10 @@ def made_mask(
     try:
         return read_mask(path, num_classes, size)
     except InputError as error:
-        stage = MAKES_MASKS.get(path.parent.name)
-        if stage is None:
+        remedy = make_again(path)
+        if remedy is None:
             raise
-        root = path.parents[2] if path.parents[1].name == 'refiner' else path.parents[1]
-        remedy = f'Take it away, and make it again with `wsss_nb {stage} {root}`'
-        faults = [fault._replace(remedy=remedy) for fault in error.args]
+        faults = [fault._replace(remedy=remedy[0].upper() + remedy[1:]) for fault in error.args]
         raise InputError(*faults) from error
 
 # %% ../nbs/09_loaders.ipynb #442eddeb

@@ -20,7 +20,7 @@ import numpy as np
 from .cam import CAM
 from .files import Fault, InputError
 from .fingerprints import fingerprints_of, read_fingerprints
-from .loaders import made_mask
+from .loaders import made_mask, make_again
 from .metrics import BackgroundSweep, ConfusionMatrix
 from .photos import IGNORE, Photos, evenly
 from .prediction import PredictionSettings, write_masks
@@ -35,24 +35,29 @@ def check_size(
     i: int,                  # place in the list
     truth: np.ndarray,       # label map of the photo
     size: tuple[int, int],   # (height, width) of what was made of the photo
+    made: Path | None = None,   # what was made of it, if that is a mask
 ) -> None:
     "Raise `InputError` for a truth of another size."
     if truth.shape != tuple(size):
         found = f'{truth.shape[1]} x {truth.shape[0]}'
         problem = f'the photo is {found} pixels, and was {size[1]} x {size[0]} for this run'
-        raise InputError(Fault(photos.path(i), problem, 'Put back the photo that the run has seen'))
+        remedy = 'Put back the photo that the run has seen'
+        again = None if made is None else make_again(made)
+        if again is not None:
+            remedy += f'; or, if it is that one, {made} is wrong: {again}'
+        raise InputError(Fault(photos.path(i), problem, remedy))
 
 def truth_of(
     photos: Photos,
     i: int,                  # place in the list
-    size: tuple[int, int] | None = None,   # (height, width) of what was made of it; None: any
+    size: tuple[int, int],   # (height, width) of what was made of the photo
+    made: Path | None = None,   # what was made of it, if that is a mask
 ) -> np.ndarray:             # label map uint8 (height, width)
     "The truth of a photo. Raises `InputError` where there is none, and for one of another size."
     truth = photos.truth(i)
     if truth is None:
         raise InputError(Fault(photos.path(i), 'this photo has no mask', 'Name photos with masks'))
-    if size is not None:
-        check_size(photos, i, truth, size)
+    check_size(photos, i, truth, size, made)
     return truth
 
 # %% ../nbs/42_measuring.ipynb #d2d36e33
@@ -103,9 +108,9 @@ def measure_masks(
     "Measure label maps on disk. Raises `InputError` if one is absent, and as `truth_of` does."
     matrix = ConfusionMatrix(len(photos.classes) + 1)
     for i in progress(range(len(photos)), f'measuring {masks.name}'):
-        truth = truth_of(photos, i)
         path = masks/f'{photos.ids[i]}.png'
-        labels = made_mask(path, len(photos.classes), truth.shape[::-1])
+        labels = made_mask(path, len(photos.classes))
+        truth = truth_of(photos, i, labels.shape, path)
         matrix.update(known(labels, truth), truth)
     return matrix.report(photos.classes)
 
@@ -235,9 +240,9 @@ def score_photos(
     require_files(run, kind, photos.ids)
     scores = []
     for i in progress(range(len(photos)), 'scoring photos'):
-        truth = truth_of(photos, i)
         path = run.root/kind/f'{photos.ids[i]}.png'
-        labels = made_mask(path, len(run.classes), truth.shape[::-1])
+        labels = made_mask(path, len(run.classes))
+        truth = truth_of(photos, i, labels.shape, path)
         scores.append((photo_miou(labels, truth, len(run.classes) + 1), i))
     return sorted(scores)
 

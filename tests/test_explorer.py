@@ -211,7 +211,7 @@ def test_what_a_person_can_mend(finished, tmp_path, capsys):
     path = tmp_path/'moved'/'config.json'
     written = json.loads(path.read_text())
     path.write_text(json.dumps(written | {'data': str(tmp_path/'gone')}))
-    assert f'{tmp_path/"gone"}: there is no such folder' in refused(tmp_path/'moved')
+    assert f'{tmp_path/"gone"}: the photos of this run are no' in refused(tmp_path/'moved')
 
 
 # In a browser

@@ -60,7 +60,7 @@ def collecting(
     except InputError as error:
         faults.extend(error.args)
 
-# %% ../nbs/00_files.ipynb #743d3dfd
+# %% ../nbs/00_files.ipynb #f2fd7893
 OURS = '.wsss_nb-'   # how names begin of what is being made
 LOCK = f'{OURS}lock'   # of a folder that somebody works in (chapter 37)
 
@@ -102,7 +102,7 @@ def whole_file(
         with suppress(OSError):
             aside.unlink()
 
-# %% ../nbs/00_files.ipynb #a30458d1
+# %% ../nbs/00_files.ipynb #be9bf7b6
 @contextmanager
 def whole_folder(
     path: str | Path,  # the folder to make: absent, or empty
@@ -126,7 +126,7 @@ def whole_folder(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
-# %% ../nbs/00_files.ipynb #ed3ba040
+# %% ../nbs/00_files.ipynb #82a32e0d
 def is_gone(
     process: int,   # number of a process on this machine
 ) -> bool:
@@ -157,7 +157,7 @@ def tidy(
             with suppress(OSError):
                 path.unlink()
 
-# %% ../nbs/00_files.ipynb #d5065e6d
+# %% ../nbs/00_files.ipynb #983cd073
 def is_free(
     folder: Path,   # may be missing
 ) -> bool:
@@ -372,7 +372,7 @@ def write_rows(
             writer.writeheader()
             writer.writerows(rows)
 
-# %% ../nbs/00_files.ipynb #83ba5652
+# %% ../nbs/00_files.ipynb #07f2312a
 AGAIN = 'the same command goes on'
 MAKE_ROOM = 'make room, then give the same command again'
 OTHER_FOLDER = 'name a folder that you may write to'
@@ -382,7 +382,7 @@ SMALLER = ('cut the photos of a step into parts (--accumulate 2 or more: --class
            'or a smaller --longest')
 LESS = SMALLER.replace('cut', f'{FEWER}, cut', 1)
 
-# %% ../nbs/00_files.ipynb #a9d58fe0
+# %% ../nbs/00_files.ipynb #4fc5e362
 REMEDIES = {
     errno.ENOSPC: MAKE_ROOM,
     errno.EDQUOT: MAKE_ROOM,
@@ -404,7 +404,7 @@ class Refusal(NamedTuple):
     problem: str   # what is wrong
     remedy: str    # what to do
 
-# %% ../nbs/00_files.ipynb #1252aeb2
+# %% ../nbs/00_files.ipynb #5ff4f43f
 REFUSALS = (
     Refusal(r'Bus error|shared memory|</?torch_\d',
             'the memory that processes share (/dev/shm) is too small',
@@ -422,7 +422,7 @@ REFUSALS = (
             f'use fewer of them (--workers 1, or 0), or a smaller --longest; {AGAIN}'),
     Refusal(r'No space left|file write failed|failed writing file|iostream error',
             'the disk takes no more', MAKE_ROOM),
-    Refusal(r'environment variable \w+ expected, but not set',
+    Refusal(r'environment variable \w+ expected, but not set|`\w+` env was not set',
             'the environment is that of a launcher, in part',
             'start with `accelerate launch`, or unset RANK, LOCAL_RANK and WORLD_SIZE'),
     Refusal(r'clients joined|Connection (closed|reset) by peer|Socket Timeout',
@@ -430,7 +430,7 @@ REFUSALS = (
             f'look at what it said; {AGAIN}'),
 )
 
-# %% ../nbs/00_files.ipynb #0f1c9172
+# %% ../nbs/00_files.ipynb #af3974a4
 def explain(
     error: OSError,  # with number and file name where the system gives them
 ) -> str:

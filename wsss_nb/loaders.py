@@ -291,7 +291,7 @@ def __iter__(self: StepSampler) -> Iterator[list[Place]]:
         begin = batch * self.batch_size
         yield order[begin:begin + self.batch_size]
 
-# %% ../nbs/09_loaders.ipynb #52adde02
+# %% ../nbs/09_loaders.ipynb #f4e03f54
 def stopped(
     noted: Sequence[int],   # signals; none: another process has got one
 ) -> BaseException:
@@ -320,7 +320,7 @@ def interruptible() -> Iterator[list]:
     if noted:
         raise stopped(noted)
 
-# %% ../nbs/09_loaders.ipynb #b304c810
+# %% ../nbs/09_loaders.ipynb #a08b0b8a
 def cannot_send(
     error: Exception,   # of the thread that sends what a worker made
     made: object,       # what couldn't be sent
@@ -336,8 +336,10 @@ def begin_worker(
     worker: int,  # number of the worker
 ) -> None:
     "What a worker does first: leave signals to the main process, and use one core."
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    def spare(number, frame):   # once: a queue ends all processes, this one's parent only this one
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, spare)
     Queue._on_queue_feeder_error = staticmethod(cannot_send)
     torch.set_num_threads(1)
 

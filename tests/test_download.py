@@ -209,7 +209,8 @@ def test_a_broken_mask_of_sbd(archives):
     sbd = download.fetch_sbd(root/'downloads')
     content = (sbd/'cls/d.mat').read_bytes()
     (sbd/'cls/d.mat').write_bytes(content[:50])
-    with pytest.raises(InputError, match='d.mat: the mask cannot be read .*Delete .*dataset and run'):
+    words = 'd.mat: the mask cannot be read .*Delete .*dataset and run'
+    with pytest.raises(InputError, match=words):
         download_voc2012(root)
     shutil.rmtree(sbd)  # what the message says to do
     download_voc2012(root)
@@ -237,7 +238,8 @@ def test_archives_that_lead_out_of_the_folder_are_refused(tmp_path):
             download.unpack(path, 'in', tmp_path/'out'/'to')
         assert list((tmp_path/'out').iterdir()) == []
         assert not (tmp_path/'evil').exists()
-    (tmp_path/'half.tar').write_bytes((tmp_path/'up.tar').read_bytes()[:100])
+    half = (tmp_path/'up.tar').read_bytes()[:100]
+    (tmp_path/'half.tar').write_bytes(half)
     with pytest.raises(InputError, match='half.tar: cannot be unpacked'):
         download.unpack(tmp_path/'half.tar', 'in', tmp_path/'out'/'to')
 

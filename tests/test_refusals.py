@@ -196,12 +196,12 @@ def workers_of(process: subprocess.Popen, folder: Path, pattern: str):
 
 @pytest.fixture(scope='module')
 def many(tmp_path_factory) -> Path:
-    return make_shapes(tmp_path_factory.mktemp('data')/'many', train=60, val=4, size=128)
+    return make_shapes(tmp_path_factory.mktemp('data')/'many', train=32, val=2, size=96)
 
 
 def test_a_worker_that_the_system_kills(many, tmp_path):
     out = tmp_path/'run'
-    more = ('--classifier.epochs', 4, '--segmenter.epochs', 4)
+    more = ('--classifier.epochs', 8, '--segmenter.epochs', 8, 'refiner:none')
     asked = ('run', '--data', many, '--out', out, *SMALL[2:-4], *SMALL[-2:], '--workers', 1)
     stages = (('classifier', 'log.csv'), ('cams', '*.npz'), ('segmenter', 'log.csv'))
     for folder, pattern in stages:
@@ -210,7 +210,7 @@ def test_a_worker_that_the_system_kills(many, tmp_path):
         for worker in found if process.poll() is None else ():
             os.kill(worker, signal.SIGKILL)
         ended(process, 2, 'ended by the system', 'the same command goes on')
-    ended(start(*asked, *more), 0)
+    ended(start(*asked, '--until', 'segment', *more), 0)
 
 
 def test_sigterm_writes_a_checkpoint_and_leaves_with_143(many, tmp_path):

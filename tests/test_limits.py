@@ -76,7 +76,9 @@ def numbers_of(settings) -> list[str]:
     return found
 
 
-KINDS = {kind for methods in known_methods().values() for kind in methods.values()}
+KINDS = set()
+for methods in known_methods().values():
+    KINDS |= set(methods.values())
 
 
 @pytest.mark.parametrize('kind', sorted(KINDS, key=lambda kind: kind.__name__))

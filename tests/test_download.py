@@ -1,5 +1,6 @@
 "Downloads, from a server on this machine: whole, cut off, and failed."
 import io
+import shutil
 import tarfile
 import threading
 from functools import partial
@@ -208,11 +209,47 @@ def test_a_broken_mask_of_sbd(archives):
     sbd = download.fetch_sbd(root/'downloads')
     content = (sbd/'cls/d.mat').read_bytes()
     (sbd/'cls/d.mat').write_bytes(content[:50])
-    with pytest.raises(InputError, match='d.mat: the mask cannot be read .*Delete .*val.txt'):
+    words = 'd.mat: the mask cannot be read .*Delete .*dataset and run'
+    with pytest.raises(InputError, match=words):
         download_voc2012(root)
-    (sbd/'val.txt').unlink()  # what the message says to do
+    shutil.rmtree(sbd)  # what the message says to do
     download_voc2012(root)
     assert len(VOCFolder(root, 'train_aug')) == 4
+
+
+def link(name, to):
+    "A link in an archive, and a file behind it."
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.SYMTYPE
+    info.linkname = to
+    return info
+
+
+def test_archives_that_lead_out_of_the_folder_are_refused(tmp_path):
+    members = {'up': tarfile.TarInfo('../evil'), 'root': tarfile.TarInfo(f'{tmp_path}/evil'),
+               'link': link('in', str(tmp_path)), 'device': tarfile.TarInfo('dev')}
+    members['device'].type = tarfile.CHRTYPE
+    for name, member in members.items():
+        path = tmp_path/f'{name}.tar'
+        with tarfile.open(path, 'w') as tar:
+            tar.addfile(member)
+        (tmp_path/'out').mkdir(exist_ok=True)
+        with pytest.raises(InputError, match='is no file, or leads out of the folder'):
+            download.unpack(path, 'in', tmp_path/'out'/'to')
+        assert list((tmp_path/'out').iterdir()) == []
+        assert not (tmp_path/'evil').exists()
+    half = (tmp_path/'up.tar').read_bytes()[:100]
+    (tmp_path/'half.tar').write_bytes(half)
+    with pytest.raises(InputError, match='half.tar: cannot be unpacked'):
+        download.unpack(tmp_path/'half.tar', 'in', tmp_path/'out'/'to')
+
+
+def test_what_somebody_else_unpacked_stays(archives):
+    mine = archives/'data'/'downloads'/'sbd'/'cls'
+    mine.mkdir(parents=True)
+    (mine/'own.mat').write_text('mine')
+    download_voc2012(archives/'data')
+    assert (mine/'own.mat').read_text() == 'mine'
 
 
 def test_train_aug_has_10582_ids():

@@ -31,22 +31,27 @@ def test_other_files_are_not_replaced(tmp_path):
     assert (tmp_path/'full'/'note.txt').read_text() == 'mine'
 
 
-@pytest.mark.parametrize('wrong', [{'train': 0}, {'val': -1}, {'size': 15}])
+@pytest.mark.parametrize('wrong', [{'train': 0}, {'val': -1}, {'size': 15}, {'size': 10 ** 9},
+                                   {'train': 10 ** 9}])
 def test_numbers_that_make_no_data_set(tmp_path, wrong):
-    with pytest.raises(InputError, match='at least 1 photo to train on and 16 pixels a side, not'):
+    with pytest.raises(InputError, match='at least 1 photo to train on|100,000 photos at most'):
         make_shapes(tmp_path/'none', **wrong)
     assert not (tmp_path/'none').exists()
 
 
-def test_an_empty_folder_and_an_unfinished_one_are_no_obstacle(tmp_path):
+def test_an_empty_folder_is_no_obstacle_and_what_we_did_not_make_stays(tmp_path, monkeypatch):
     (tmp_path/'empty').mkdir()
     (tmp_path/'empty.unfinished').mkdir()
-    (tmp_path/'empty.unfinished'/'half').write_text('')
+    (tmp_path/'empty.unfinished'/'half').write_text('mine')
     root = make_shapes(tmp_path/'empty', train=1, val=0, size=32)
     assert json.loads((root/'shapes.json').read_text())['train'] == 1
-    assert not (root/'half').exists()
-    assert [path.name for path in tmp_path.iterdir()] == ['empty']
+    assert (tmp_path/'empty.unfinished'/'half').read_text() == 'mine'
+    assert {path.name for path in tmp_path.iterdir()} == {'empty', 'empty.unfinished'}
     assert [path.name for path in (root/'ImageSets'/'Segmentation').iterdir()] == ['train.txt']
+    (tmp_path/'here').mkdir()
+    monkeypatch.chdir(tmp_path/'here')
+    make_shapes('.', train=1, val=0, size=32)
+    assert (tmp_path/'here'/'shapes.json').is_file()
 
 
 def test_photos_that_are_no_shapes_have_no_parts(small):

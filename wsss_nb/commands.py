@@ -23,6 +23,7 @@ from . import tables
 from .comparison import TABLE_A, Comparison, compared
 from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
+from .lock import alone_in
 from .methods import STAGES, System, system_options
 from .prediction import PredictionSettings
 from .report import percent
@@ -99,7 +100,8 @@ def do_stage(
     "Do one stage of a run that is there, with its own configuration."
     moved = {key: getattr(photos, key) for key in ('data', 'images') if getattr(photos, key)}
     config = replace(open_run(root).config, **moved)
-    pipeline.do_stage(pipeline.start_run(config, photos.accept_changes), name)
+    with alone_in(root):
+        pipeline.do_stage(pipeline.start_run(config, photos.accept_changes), name)
     print(f'{root}: {name} is done')
 
 def classify(

@@ -15,7 +15,7 @@ from typing import Callable, NamedTuple, Sequence
 import numpy as np
 
 from .coco import coco_annotations, write_coco
-from .files import Fault, InputError, write_json
+from .files import Fault, InputError, is_free, whole_folder, write_json
 from .loaders import made_mask
 from .photos import IGNORE
 from .measuring import MADE_BY
@@ -208,14 +208,9 @@ def export(
     something else is in the folder; then nothing is written."""
     out = Path(out)
     handed = masks_of(run, masks)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_free(out):
         raise InputError(Fault(out, 'there is something here already',
                                'Name a folder that is empty or not there yet'))
-    unfinished = out.with_name(out.name + '.unfinished')
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    FORMS[form](run, handed, unfinished, out)
-    if out.exists():
-        out.rmdir()
-    unfinished.rename(out)
+    with whole_folder(out) as unfinished:
+        FORMS[form](run, handed, unfinished, out)
     return len(handed)

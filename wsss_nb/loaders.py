@@ -5,14 +5,18 @@
 # %% auto #0
 __all__ = ['MAKES_MASKS', 'normalise', 'colours_of', 'jittered', 'Warp', 'warp_photo', 'warp_labels', 'warp_maps', 'Augmentation',
            'Batch', 'Place', 'TaggedCrops', 'make_again', 'made_mask', 'MaskedCrops', 'on_grid', 'StepSampler',
-           'interruptible', 'ignore_interrupt', 'ErrorsAsValues', 'Loader', 'collate', 'raised', 'create_loader']
+           'stopped', 'interruptible', 'cannot_send', 'begin_worker', 'ErrorsAsValues', 'Loader', 'collate', 'raised',
+           'create_loader']
 
 # %% ../nbs/09_loaders.ipynb #810a1875
 import math
+import os
 import random
 import signal
-from contextlib import contextmanager
+import traceback
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence
 
@@ -24,7 +28,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import ColorJitter, functional as T
 
-from .files import InputError
+from .files import InputError, refusal_of
 from .photos import IGNORE, Photos, read_mask
 
 # %% ../nbs/09_loaders.ipynb #5b95ac91
@@ -318,37 +322,59 @@ def __iter__(self: StepSampler) -> Iterator[list[Place]]:
         begin = batch * self.batch_size
         yield order[begin:begin + self.batch_size]
 
+# %% ../nbs/09_loaders.ipynb #f4e03f54
+def stopped(
+    noted: Sequence[int],   # signals; none: another process has got one
+) -> BaseException:
+    "What is to be raised: for SIGTERM, an exit with code 143; else `KeyboardInterrupt`."
+    return SystemExit(143) if signal.SIGTERM in noted else KeyboardInterrupt()
+
 # %% ../nbs/09_loaders.ipynb #ab01c4ab
 @contextmanager
 def interruptible() -> Iterator[list]:
-    """Within the block, Ctrl-C is noted in the list that is given, and raised when the block ends.
-
-    A second Ctrl-C interrupts at once."""
+    """Within the block, Ctrl-C and SIGTERM are noted in the list that is given; `stopped` is raised
+    when the block ends. A second one interrupts at once."""
     noted = []
     def note(number, frame):
-        if noted:
-            raise KeyboardInterrupt
         noted.append(number)
+        if len(noted) > 1:
+            raise stopped([number])
+    before = {}
     try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:
-        before = None   # not in the main thread, where Ctrl-C doesn't arrive
-    try:
+        with suppress(ValueError):   # not in the main thread, where no signal arrives
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, note)
         yield noted
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
     if noted:
-        raise KeyboardInterrupt
+        raise stopped(noted)
 
-# %% ../nbs/09_loaders.ipynb #26a38d98
-def ignore_interrupt(
+# %% ../nbs/09_loaders.ipynb #a08b0b8a
+def cannot_send(
+    error: Exception,   # of the thread that sends what a worker made
+    made: object,       # what couldn't be sent
+) -> None:
+    """End a worker whose result is lost: or whoever waits for it would wait for ever. Short of
+    shared memory, it ends in the way that PyTorch tells as that."""
+    if refusal_of(error) is not None:
+        signal.raise_signal(signal.SIGBUS)
+    traceback.print_exception(error)
+    os._exit(1)
+
+def begin_worker(
     worker: int,  # number of the worker
 ) -> None:
-    "What a worker does first: leave Ctrl-C to the main process, and use one core."
+    "What a worker does first: leave signals to the main process, and use one core."
+    def spare(number, frame):   # once: a queue ends all processes, this one's parent only this one
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, spare)
+    Queue._on_queue_feeder_error = staticmethod(cannot_send)
     torch.set_num_threads(1)
 
+# %% ../nbs/09_loaders.ipynb #26a38d98
 class ErrorsAsValues(Dataset):
     "Gives what a person can mend, and what the system refuses, as a value instead of raising it."
     def __init__(
@@ -363,7 +389,7 @@ class ErrorsAsValues(Dataset):
     def __getitem__(self, place):
         try:
             return self.dataset[place]
-        except (InputError, OSError) as error:
+        except (InputError, OSError, MemoryError) as error:
             return error
 
 # %% ../nbs/09_loaders.ipynb #74d9f2a5
@@ -378,7 +404,7 @@ class Loader(DataLoader):
         **options,         # of `DataLoader`
     ):
         dataset = ErrorsAsValues(dataset)
-        super().__init__(dataset, num_workers=workers, worker_init_fn=ignore_interrupt, **options)
+        super().__init__(dataset, num_workers=workers, worker_init_fn=begin_worker, **options)
 
     def __iter__(self) -> Iterator:
         with interruptible():
@@ -397,11 +423,18 @@ def collate(
 def raised(
     items: Iterable,  # from a loader
 ) -> Iterator:
-    "The same items; an error among them is raised."
-    for item in items:
-        if isinstance(item, Exception):
-            raise item
-        yield item
+    """The same items; an error among them is raised. Raises `InputError` where the system ended a
+    worker, or refused it something."""
+    try:
+        for item in items:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    except RuntimeError as error:
+        refused = refusal_of(error)
+        if refused is None:
+            raise
+        raise InputError(refused) from error
 
 # %% ../nbs/09_loaders.ipynb #3f1ea01e
 def create_loader(

@@ -15,12 +15,14 @@ import numpy as np
 from torch import nn
 
 from .coco import coco_annotations, write_coco
-from .files import Fault, InputError, collecting, one_form, read_json, write_json
+from .files import (Fault, InputError, collecting, is_free, one_form, read_json,
+                           write_json)
+from .lock import alone_in
 from .photos import IMAGE_SUFFIXES, read_image, read_mask
 from .prediction import PredictionSettings, check_crf, write_masks
 from .run import Run
-from .settings import to_json
-from .training import process, progress
+from .settings import check_settings, to_json
+from .training import Machine, process, progress
 
 # %% ../nbs/60_new_photos.ipynb #54b70791
 def photos_at(
@@ -122,7 +124,7 @@ def open_predictions(
         if differs:
             raise InputError(Fault(path, 'these predictions were made otherwise: '
                                    f'{differs} are not those asked for', remedy))
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not is_free(out):
         raise InputError(Fault(out, 'there is something else here', remedy))
     for name in ('masks', 'overlays'):
         (out/name).mkdir(parents=True, exist_ok=True)
@@ -168,6 +170,7 @@ def predict_photos(
 ) -> dict[str, tuple[int, int]]:         # name -> (width, height)
     """Draw masks for photos with the segmenter of a run, or go on with it. Raises `InputError` for
     whatever a person can mend, before anything is written."""
+    check_settings(Machine(workers=workers))
     out = Path(out)
     network = run.network('segmenter')
     settings = run.system.prediction if prediction is None else prediction
@@ -175,13 +178,14 @@ def predict_photos(
     for name in photos if settings.crf else ():
         check_crf(sizes[name], len(run.classes) + 1, settings.longest, photos[name])
     asked = as_asked(run, photos, sizes, settings)
-    with process().main_process_first():
-        open_predictions(out, asked)
-    todo = share_of(photos, out/'masks')
-    process().wait_for_everyone()
-    write_masks(network, todo, out/'masks', settings, workers,
-                overlays=out/'overlays' if overlays else None, classes=run.classes)
-    process().wait_for_everyone()
-    if coco and not (out/'coco.json').exists() and process().is_main_process:
-        write_regions(out, photos, run.classes)
+    with alone_in(out):
+        with process().main_process_first():
+            open_predictions(out, asked)
+        todo = share_of(photos, out/'masks')
+        process().wait_for_everyone()
+        write_masks(network, todo, out/'masks', settings, workers,
+                    overlays=out/'overlays' if overlays else None, classes=run.classes)
+        process().wait_for_everyone()
+        if coco and not (out/'coco.json').exists() and process().is_main_process:
+            write_regions(out, photos, run.classes)
     return sizes

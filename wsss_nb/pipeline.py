@@ -6,7 +6,7 @@
 __all__ = ['STAGE', 'describe', 'train_network', 'classify', 'is_measured', 'write_maps', 'cams', 'PseudoMasks', 'walk',
            'has_walked', 'walked_background', 'choose_again', 'note_score', 'refine', 'refine_new', 'measure_new_masks',
            'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run', 'link',
-           'branch_config', 'branch', 'take_over', 'handed_on']
+           'branch_config', 'branch', 'take_over', 'finished_files', 'handed_on']
 
 # %% ../nbs/45_pipeline.ipynb #7ec1f55f
 import os
@@ -24,8 +24,9 @@ from PIL import Image
 from torch import nn
 
 from .cam import StoredMaps
-from .files import Fault, InputError, whole_file, write_json
+from .files import OURS, Fault, InputError, whole_file, write_json
 from .fingerprints import ALL_KINDS, Remade, behind, take_away
+from .lock import alone_in
 from .measuring import (MADE_BY, measure_cams, measure_masks, measure_new_cams,
                                require_files)
 from .methods import STAGES, RefinerMethod
@@ -331,9 +332,10 @@ def do_stage(
     if stage not in this.stages:
         there = ', '.join(this.stages)
         raise InputError(f'{this.root}: this run has no stage {stage!r}; it has {there}')
-    for each in this.stages:
-        if each == stage or is_again(this, each):
-            perform(this, each)
+    with alone_in(this.root):
+        for each in this.stages:
+            if each == stage or is_again(this, each):
+                perform(this, each)
 
 def is_done(this: Run) -> bool:
     "Whether every stage of a run is done, and all is measured that can be."
@@ -371,7 +373,8 @@ def run(
 ) -> dict:                     # what metrics.json holds
     """Do the whole job, or go on with it. For 'cam', 'pseudo' and 'segmentation', the result has
     per split: miou, iou by class, images. Raises `InputError` for whatever a person can mend."""
-    return go_on(start_run(config, accept_changes), until)
+    with alone_in(config.out):
+        return go_on(start_run(config, accept_changes), until)
 
 # %% ../nbs/45_pipeline.ipynb #554d6191
 def link(source: Path, to: Path) -> None:
@@ -418,21 +421,27 @@ def branch(
                                f'Measure them with `wsss_nb cams {source.root}`'))
     require_files(source, 'cams', source.photos.ids)
     start_run(source.config)   # its maps are of these very photos
-    new = start_run(branch_config(source, Path(out), refiner, background, workers))
-    take_over(source, new)
-    return go_on(new, until)
+    with alone_in(out):
+        new = start_run(branch_config(source, Path(out), refiner, background, workers))
+        take_over(source, new)
+        return go_on(new, until)
 
 def take_over(
     source: Run,   # with CAMs
     new: Run,      # of the same photos, with the same classifier
 ) -> None:
     "Let a run have the classifier and the CAMs of another one, and what was measured of them."
-    with process().main_process_first():
-        shared = [*(source.root/'classifier').glob('*.*'), *(source.root/'cams').glob('*.npz')]
-        for path in shared:
-            link(path, new.root/path.relative_to(source.root))
-    if not new.metrics:
-        new.record(**handed_on(source, new))
+    with alone_in(new.root):
+        with process().main_process_first():
+            for path in finished_files(source):
+                link(path, new.root/path.relative_to(source.root))
+        if not new.metrics:
+            new.record(**handed_on(source, new))
+
+def finished_files(source: Run) -> list[Path]:
+    "What a branch takes over: files of the classifier and the CAMs, none that is being made."
+    there = [*(source.root/'classifier').glob('*.*'), *(source.root/'cams').glob('*.npz')]
+    return [path for path in there if path.is_file() and not path.name.startswith(OURS)]
 
 def handed_on(source: Run, new: Run) -> dict:
     "What a branch takes over of what was measured."

@@ -19,15 +19,15 @@ from torch import nn
 
 from .cam import StoredMaps
 from .datasets import Some, held_out, open_photos, splits_of
-from .files import Fault, InputError, read_json, write_json
+from .files import Fault, InputError, is_free, read_json, write_json
 from .fingerprints import (
     ALL_KINDS, Changes, Known, Remade, Uses, behind, check_truths, compare, entries_made,
     files_made, fingerprints_of, in_words, read_fingerprints, remade, take_away, write_fingerprints)
 from .methods import System, stages_of
 from .photos import Photos, median_long_side
 from .records import FORMAT, check_format, check_metrics, environment
-from .settings import (Methods, check_settings, differences, from_json, negative, not_among,
-                              not_positive, to_json)
+from .settings import (Methods, beyond, check_settings, differences, from_json, negative,
+                              not_among, not_positive, to_json)
 from .training import Machine, process
 from .work import Maker, Work
 
@@ -50,7 +50,8 @@ class RunSettings:
 
     def faults(self) -> list[str]:
         found = (not_positive(self, 'longest') + negative(self, 'seed', 'workers')
-                 + not_among(self, 'precision', ('no', 'bf16', 'fp16')))
+                 + not_among(self, 'precision', ('no', 'bf16', 'fp16'))
+                 + beyond(self, workers=256))
         if self.hold_out is not None and self.hold_out < 2:
             found.append(f'hold_out must be 2 or more, not {self.hold_out}')
         if self.hold_out is not None and self.val is not None:
@@ -339,7 +340,7 @@ def check_folder(
     absent = absent_files(system)
     if absent:
         raise InputError(*absent)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if not is_free(root):
         raise InputError(Fault(root, 'there is something else here',
                                'Name a folder that is empty or not there yet'))
 

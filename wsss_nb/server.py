@@ -160,6 +160,8 @@ def submit(
                                "The server takes VOC's twenty, in VOC's order"))
     if out.exists():
         raise InputError(Fault(out, 'there is a file already', 'Name a new one'))
+    if not out.absolute().parent.is_dir():
+        raise InputError(Fault(out, 'its folder is not there', 'Make it first'))
     photos = listed_photos(run.config.data if data is None else data, split)
     folder = run.root/'submission'/split
     sizes = predict_photos(run, photos, folder, overlays=False, workers=workers)

@@ -12,7 +12,6 @@ __all__ = ['SHAPES_CLASSES', 'BODIES', 'HOMES', 'PART_COLOURS', 'HOME_COLOURS', 
 # %% ../nbs/04_shapes.ipynb #8c0b26b9
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -20,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .files import Fault, InputError
+from .files import Fault, InputError, is_free, whole_folder
 from .photos import IGNORE, read_mask, write_mask
 
 # %% ../nbs/04_shapes.ipynb #2ece0902
@@ -338,7 +337,7 @@ def is_made(
             return True
         problem = f'holds Shapes made with {there}, not with {recipe}'
         raise InputError(Fault(root, problem, 'Give another folder, or remove it'))
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if not is_free(root):
         raise InputError(Fault(root, 'is not an empty folder', 'Give another one'))
     return False
 
@@ -358,14 +357,13 @@ def make_shapes(
     if train < 1 or val < 0 or size < 16:
         least = 'Shapes needs at least 1 photo to train on and 16 pixels a side'
         raise InputError(f'{least}, not {recipe}')
+    if max(train, val) > 100_000 or size > 8192:
+        most = 'Shapes has 100,000 photos at most, in each list, and 8192 pixels a side'
+        raise InputError(f'{most}, not {recipe}')
     if is_made(root, recipe):
         return root
-    unfinished = root.with_name(root.name + '.unfinished')
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write_shapes(unfinished, recipe)
-    if root.exists():
-        root.rmdir()
-    unfinished.rename(root)
+    with whole_folder(root) as unfinished:
+        write_shapes(unfinished, recipe)
     return root
 
 # %% ../nbs/04_shapes.ipynb #3b820b26

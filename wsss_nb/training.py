@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['OPTIMISERS', 'BACKBONE_RATES', 'BAR', 'CHECKPOINT', 'Loss', 'Optimiser', 'TrainingSettings', 'Machine', 'polynomial',
            'times_base_rate', 'create_optimiser', 'process', 'device', 'create_accelerator', 'progress',
-           'latest_checkpoint', 'save_checkpoint', 'load_checkpoint', 'At', 'Log', 'save_model', 'load_model',
-           'Diverged', 'check_loss', 'Part', 'parts_of', 'whole_targets', 'add_gradients', 'Training', 'train']
+           'checkpoints_in', 'latest_checkpoint', 'save_checkpoint', 'load_checkpoint', 'At', 'Log', 'save_model',
+           'load_model', 'Diverged', 'check_loss', 'Part', 'parts_of', 'whole_targets', 'add_gradients', 'Training',
+           'train']
 
 # %% ../nbs/13_training.ipynb #82affda0
 import csv
 import math
+import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import tyro
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import (DataLoaderConfiguration, DistributedDataParallelKwargs,
+                              GradientAccumulationPlugin, broadcast_object_list,
                               parse_flag_from_env)
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -29,10 +32,11 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .files import InputError, whole_file
-from .loaders import Batch, StepSampler, create_loader, interruptible, raised
+from .files import InputError, name_aside, whole_file
+from .loaders import (Batch, StepSampler, create_loader, interruptible, raised,
+                             stopped)
 from .published import load_weights, read_weights
-from .settings import negative, not_among, not_positive
+from .settings import beyond, check_environment, negative, not_among, not_positive
 
 # %% ../nbs/13_training.ipynb #59901afa
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class TrainingSettings:
         return max(1, round(self.epochs * sampler.steps_per_epoch))
 
     def faults(self) -> list[str]:
-        return not_positive(self, 'epochs', 'batch_size', 'accumulate', 'crop')
+        return (not_positive(self, 'epochs', 'batch_size', 'accumulate', 'crop')
+                + beyond(self, epochs=100_000, crop=8192))
 
 # %% ../nbs/13_training.ipynb #269c6ed9
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Machine:
 
     def faults(self) -> list[str]:
         return (not_among(self, 'precision', ('no', 'bf16', 'fp16'))
-                + negative(self, 'workers'))
+                + negative(self, 'workers') + beyond(self, workers=256))
 
 # %% ../nbs/13_training.ipynb #ec11b4b9
 def polynomial(
@@ -130,7 +135,10 @@ def create_optimiser(
 # %% ../nbs/13_training.ipynb #d57f9b68
 def process() -> PartialState:
     """This process among those that share the work, and its device. Several processes on the CPU
-    want ACCELERATE_USE_CPU=true in their environment."""
+    want ACCELERATE_USE_CPU=true in their environment. Raises `InputError` for other variables that
+    would change what is computed, see `check_environment`."""
+    if not PartialState._shared_state:
+        check_environment(os.environ)
     return PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU'))
 
 def device() -> torch.device:
@@ -150,8 +158,10 @@ def create_accelerator(
     # batch norm is frozen, or shares its statistics itself (chapter 12)
     own_statistics = DistributedDataParallelKwargs(broadcast_buffers=False)
     loading = DataLoaderConfiguration(split_batches=True, use_seedable_sampler=False)
+    alone = GradientAccumulationPlugin(num_steps=1)   # whatever the environment says
     return Accelerator(mixed_precision=precision, kwargs_handlers=[own_statistics],
-                       dataloader_config=loading)
+                       dataloader_config=loading, gradient_accumulation_plugin=alone,
+                       dynamo_backend='no')
 
 # %% ../nbs/13_training.ipynb #e760b1a3
 BAR = ('{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} '
@@ -175,18 +185,23 @@ def progress(
 # %% ../nbs/13_training.ipynb #de30294d
 CHECKPOINT = 'checkpoint-'
 
-def latest_checkpoint(
+def checkpoints_in(
     folder: Path,          # of a training
-) -> tuple[int, Path | None]:
-    "The step and the folder of the last whole checkpoint; 0 and None if there is none."
+) -> dict[int, Path]:      # step -> folder
+    "The whole checkpoints of a training."
     found = {}
     for path in Path(folder).glob(f'{CHECKPOINT}*'):
         step = path.name.removeprefix(CHECKPOINT)
         if step.isdigit():
             found[int(step)] = path
-    if not found:
-        return 0, None
-    return max(found), found[max(found)]
+    return found
+
+def latest_checkpoint(
+    folder: Path,          # of a training
+) -> tuple[int, Path | None]:
+    "The step and the folder of the last whole checkpoint; 0 and None if there is none."
+    found = checkpoints_in(folder)
+    return (max(found), found[max(found)]) if found else (0, None)
 
 def save_checkpoint(
     accelerator: Accelerator, # holds network and optimiser
@@ -195,7 +210,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint beside the last one and put it in its place. Raises `InputError` if the
     disk is full or the folder can't be written."""
-    unfinished = Path(folder)/'unfinished'
+    unfinished = Path(folder)/broadcast_object_list([name_aside()])[0]   # one for all processes
     done, before = latest_checkpoint(folder)
     try:
         accelerator.save_state(str(unfinished), safe_serialization=True)
@@ -436,7 +451,7 @@ class Training:
         model = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         if self.accelerator.is_main_process:
             save_model(model, self.folder)
-            for left in (*self.folder.glob(f'{CHECKPOINT}*'), self.folder/'unfinished'):
+            for left in checkpoints_in(self.folder).values():
                 shutil.rmtree(left, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         return model
@@ -479,6 +494,6 @@ def train(
             if stop or is_due:
                 save_checkpoint(accelerator, folder, step + 1)
             if stop:
-                raise KeyboardInterrupt
+                raise stopped(interrupted)
         model = this.finish()
     return model.eval()

@@ -17,7 +17,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from .backbones import FIRST, BackboneSettings
-from .files import InputError
 from .loaders import Batch, Loader, normalise, raised
 from .photos import Photos, at_most
 from .training import (At, Machine, TrainingSettings, device, load_model, progress, train)
@@ -43,14 +42,7 @@ def in_workers(
     if total == 0:
         return
     loader = Loader(Asked(function), workers, sampler=items, batch_size=None)
-    try:
-        yield from raised(loader if what is None else progress(loader, what, total))
-    except RuntimeError as error:
-        if 'DataLoader worker' not in str(error):
-            raise
-        raise InputError(f'{what or "photos"}: a process was ended by the system, which may be '
-                         'short of memory; use fewer of them (--workers), or a smaller --longest'
-                         ) from error
+    yield from raised(loader if what is None else progress(loader, what, total))
 
 # %% ../nbs/18_work.ipynb #258ac130
 class Maker(NamedTuple):

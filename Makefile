@@ -8,7 +8,7 @@ DEMO = --data $(SHAPES) --classifier.backbone.dilate False --segmenter.backbone.
 	--classifier.epochs 5 --cams.scales 1 0.5 1.5 --segmenter.epochs 5 --segmenter.crop 96 \
 	--segmenter.learning-rate 0.001 --prediction.scales 1
 
-.PHONY: install demo table test lab docs clean
+.PHONY: install demo table test soak lab docs clean
 
 install: $(VENV)/installed
 
@@ -36,6 +36,12 @@ table: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+# Hours of work in little: steps and photos by the thousand, kills at random moments, damaged files.
+soak: install
+	$(BIN)/python tests/soak/steady.py
+	$(BIN)/python tests/soak/kills.py
+	$(BIN)/python tests/soak/mutations.py --count 30000
 
 lab: install
 	$(BIN)/jupyter lab nbs

@@ -5,34 +5,38 @@
 # %% auto #0
 __all__ = ['STAGE', 'describe', 'train_network', 'classify', 'is_measured', 'write_maps', 'cams', 'PseudoMasks', 'walk',
            'walked_background', 'refine', 'refine_new', 'measure_new_masks', 'segment', 'predict', 'evaluate',
-           'do_stage', 'is_done', 'go_on', 'run', 'link', 'branch_config', 'branch', 'take_over', 'handed_on']
+           'doubts_of', 'notice', 'noted', 'do_stage', 'is_done', 'go_on', 'run', 'link', 'branch_config', 'branch',
+           'take_over', 'handed_on']
 
 # %% ../nbs/45_pipeline.ipynb #7ec1f55f
 import os
 import shutil
+import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import numpy as np
 from PIL import Image
 from torch import nn
 
-from .cam import StoredMaps
-from .files import Fault, InputError, whole_file, write_json
+from .cam import CAM, StoredMaps
+from .doubts import Useless, doubt_maps, doubt_predictions, doubt_pseudo_masks
+from .files import Fault, InputError, made_again, whole_file, write_json
 from .measuring import (MADE_BY, measure_cams, measure_masks, measure_new_cams,
                                require_files)
 from .methods import STAGES, RefinerMethod
-from .photos import Photos, write_mask
+from .photos import Photos, size_at_most, write_mask
 from .prediction import grid_stride, write_masks
 from .refiners import missing, write_labels
 from .run import Config, Run, start_run
 from .sheets import draw_contact, draw_examples
-from .training import process
-from .work import Lead, Maker, Work, in_workers, looking
+from .training import Diverged, process
+from .work import Lead, Maker, Trained, Work, in_workers, looking
 
 # %% ../nbs/45_pipeline.ipynb #97372a1f
 def describe(
@@ -110,8 +114,19 @@ class PseudoMasks:
 
     def make(self, i: int, image: Image.Image) -> np.ndarray:
         "The label map of a photo that is at most `work.longest` large."
-        cam = None if self.maps is None else self.maps[i]
+        cam = None
+        if self.maps is not None:
+            cam = self.maps[i]
+            self.check(i, cam, image)
         return self.refiner.labels(self.work, i, image, cam, self.background)
+
+    def check(self, i: int, cam: CAM, image: Image.Image) -> None:
+        "Raise `InputError` for maps of a photo of another size."
+        height, width = cam.size
+        if size_at_most((width, height), self.work.longest) != image.size:
+            path = self.maps.path(i)
+            problem = f'these are maps of another photo, of {width} x {height} pixels'
+            raise InputError(Fault(path, problem, made_again(path, 'Make them again')))
 
     def __call__(self, i: int) -> None:
         photos = self.work.photos
@@ -132,7 +147,7 @@ def walk(this: Run) -> StoredMaps:
         work = this.work('refiner')
         write_maps(this.system.refiner.maker(work), work, todo, folder, 'walks')
     process().wait_for_everyone()
-    walked = StoredMaps(folder, this.photos.ids)
+    walked = StoredMaps(folder, this.photos.ids, len(this.classes))
     if not is_measured(this, 'walked'):
         this.record(walked={this.train_split: measure_cams(this.photos, walked.__getitem__)})
     return walked
@@ -255,6 +270,56 @@ def evaluate(this: Run) -> None:
 STAGE: dict[str, Callable[[Run], None]] = dict(
     zip(STAGES, (classify, cams, refine, segment, predict, evaluate)))
 
+# %% ../nbs/45_pipeline.ipynb #5321dca0
+def doubts_of(
+    this: Run,
+    stage: str,   # that is done
+) -> list[str]:   # sentences
+    "What is odd about what a stage made. Raises `InputError` if the next one can't use it."
+    if stage == 'classify':
+        method = this.system.classifier
+        if not isinstance(method, Trained):
+            return []
+        return method.doubts(this.work('classifier'), this.network('classifier'))
+    if stage == 'cams':
+        return doubt_maps(this.cams)
+    if stage == 'refine':
+        return doubt_pseudo_masks(this.root/'pseudo', this.photos.ids)
+    found = []
+    if stage == 'predict':
+        for photos in this.splits.values():
+            found += doubt_predictions(this.root/'predictions', photos.ids, this.classes)
+    return found
+
+# %% ../nbs/45_pipeline.ipynb #7a4955d7
+def notice(
+    this: Run,
+    stage: str,
+    doubts: list[str],   # sentences; [] takes back what was said before
+) -> None:
+    "Print what is odd, and write it down. Processes don't wait for each other."
+    before = this.metrics.get('noticed', {})
+    if doubts == before.get(stage, {'said': []})['said']:
+        return
+    this.metrics['noticed'] = before | {stage: {'said': doubts}}
+    if process().is_main_process:
+        for sentence in doubts:
+            print(f'{this.root}: {sentence}', file=sys.stderr, flush=True)
+        write_json(this.root/'metrics.json', this.metrics)
+
+# %% ../nbs/45_pipeline.ipynb #c3459b68
+@contextmanager
+def noted(
+    this: Run,
+    stage: str,   # that the block does
+) -> Iterator[None]:
+    "Write down why a stage failed whose numbers ran away, or are of no use to the next one."
+    try:
+        yield
+    except (Diverged, Useless) as error:
+        notice(this, stage, [str(error)])
+        raise
+
 # %% ../nbs/45_pipeline.ipynb #b46ba7b9
 def do_stage(
     this: Run,
@@ -265,7 +330,10 @@ def do_stage(
         there = ', '.join(this.stages)
         raise InputError(f'{this.root}: this run has no stage {stage!r}; it has {there}')
     start = time.time()
-    STAGE[stage](this)
+    with noted(this, stage):
+        STAGE[stage](this)
+        if stage not in this.metrics.get('seconds', {}):
+            notice(this, stage, doubts_of(this, stage))
     seconds = this.metrics.get('seconds', {}).get(stage, 0) + time.time() - start
     this.record(seconds={stage: round(seconds, 1)})
 

@@ -15,20 +15,20 @@ def example() -> CAM:
 def test_a_file_that_was_cut_off_is_refused(tmp_path):
     example().save(tmp_path/'whole.npz')
     (tmp_path/'cut.npz').write_bytes((tmp_path/'whole.npz').read_bytes()[:60])
-    with pytest.raises(InputError, match=r'cut\.npz: is no whole map \(.*Remove it, and make it'):
+    with pytest.raises(InputError, match=r'cut\.npz: this is no whole map \(.*Without this file'):
         CAM.load(tmp_path/'cut.npz')
 
 
 @pytest.mark.parametrize('content', [b'', b'not a map at all'])
 def test_a_file_of_another_kind_is_refused(tmp_path, content):
     (tmp_path/'other.npz').write_bytes(content)
-    with pytest.raises(InputError, match=r'other\.npz: is no whole map'):
+    with pytest.raises(InputError, match=r'other\.npz: this is no whole map'):
         CAM.load(tmp_path/'other.npz')
 
 
 def test_arrays_of_another_kind_are_refused(tmp_path):
     np.savez(tmp_path/'other.npz', weights=np.zeros(3))
-    with pytest.raises(InputError, match=r'other\.npz: is no whole map .*classes'):
+    with pytest.raises(InputError, match=r'other\.npz: this is no whole map .*classes'):
         CAM.load(tmp_path/'other.npz')
 
 
@@ -36,7 +36,7 @@ def test_a_map_that_is_not_there_is_named(tmp_path):
     example().save(tmp_path/'first.npz')
     maps = StoredMaps(tmp_path, ('first', 'second'))
     assert maps[0].classes.tolist() == [2]
-    with pytest.raises(InputError, match=r'second\.npz: no such map\. Make it with'):
+    with pytest.raises(InputError, match=r'second\.npz: there is no such map\. Without this file'):
         maps[1]
 
 

@@ -83,7 +83,7 @@ def test_a_mean_displacement_that_was_cut_off_is_set_again(method, work):
 
 def test_things_are_written_and_told_if_absent_or_broken(method, work):
     path = things_path(work, 2)
-    with pytest.raises(InputError, match='these are no whole things of a photo'):
+    with pytest.raises(InputError, match='there is no such map of things'):
         method.things(work, 2)
     maker = method.maker(work)
     assert not path.exists()        # choosing the walk writes none

@@ -9,20 +9,20 @@ from wsss_nb.published import (PUBLISHED_NAMES, WideResNet38, load_weights, read
 
 
 def test_a_file_that_is_absent_is_named(tmp_path):
-    with pytest.raises(InputError, match='missing.pth: no such file of weights'):
+    with pytest.raises(InputError, match='missing.pth: there is no such file of weights'):
         read_weights(tmp_path/'missing.pth')
 
 
 def test_a_pickled_object_is_not_read(tmp_path):
     torch.save({'network': nn.Linear(2, 3)}, tmp_path/'code.pth')   # reading it would run code
-    with pytest.raises(InputError, match='code.pth: cannot be read as weights'):
+    with pytest.raises(InputError, match='code.pth: this is no whole file of weights'):
         read_weights(tmp_path/'code.pth')
 
 
 @pytest.mark.parametrize('name', ['cut.pth', 'cut.safetensors'])
 def test_a_file_that_is_cut_off_is_not_read(name, tmp_path):
     (tmp_path/name).write_bytes(b'PK\x03\x04 no more')
-    with pytest.raises(InputError, match=f'{name}: cannot be read as weights'):
+    with pytest.raises(InputError, match=f'{name}: this is no whole file of weights'):
         read_weights(tmp_path/name)
 
 
@@ -40,7 +40,8 @@ def test_weights_of_another_network_are_refused_whole():
     with pytest.raises(InputError) as found:
         load_weights(large, small.state_dict(), 'small.pth')
     assert str(found.value) == ('small.pth: weights of another network; tensors\n  '
-                                '1 of another shape: weight (3, 2) instead of (3, 4)')
+                                '1 of another shape: weight (3, 2) instead of (3, 4). Give the '
+                                'weights of this network.')
     assert torch.equal(large.weight, before)
 
 

@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError
 
 from wsss_nb.cli import told
-from wsss_nb.files import InputError, refusal_of
+from wsss_nb.files import InputError
+from wsss_nb.readers import refusal_of
 from wsss_nb.settings import FOREIGN, check_environment
 from wsss_nb.shapes import make_shapes
 

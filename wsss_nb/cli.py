@@ -180,7 +180,8 @@ def told(
     error: BaseException,   # that ended a command
 ) -> tuple[int, str] | None:   # exit code and message; None: it is for the person who wrote it
     "What a person is told, and the exit code."
-    from wsss_nb.files import InputError, refusal_of
+    from wsss_nb.files import InputError
+    from wsss_nb.readers import refusal_of
     if isinstance(error, KeyboardInterrupt):
         return 130, f'\nwsss_nb: {INTERRUPTED}'
     if isinstance(error, SystemExit):

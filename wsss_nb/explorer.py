@@ -125,7 +125,8 @@ def missing(self: Explorer) -> list[str]:
 def read(self: Explorer, kind: str, name: str) -> CAM | np.ndarray:
     "A file of a photo. Raises `InputError` for one that can't be read."
     path = self.path(kind, name)
-    return CAM.load(path) if kind == 'cam' else read_mask(path, len(self.classes))
+    read = CAM.load if kind == 'cam' else read_mask
+    return read(path, len(self.classes))
 
 @patch
 def find(self: Explorer, kind: str, photos: Photos, i: int, size: tuple[int, int],

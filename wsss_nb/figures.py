@@ -8,7 +8,6 @@ __all__ = ['plot_scores', 'plot_classes', 'draw_background', 'too_little', 'too_
            'plot_log', 'draw_curves']
 
 # %% ../nbs/51_figures.ipynb #64c4ed6e
-import csv
 from pathlib import Path
 from typing import Mapping, Sequence
 
@@ -22,6 +21,7 @@ from .measuring import (TagScore, photo_miou, precision_recall, require_files, s
 from .metrics import BackgroundSweep
 from .photos import IGNORE, colour, evenly
 from .pictures import COLOURS, contour, drawing, legend, overlay, overlay_map, show
+from .readers import read_steps
 from .run import Run
 from .sheets import tag_names
 
@@ -248,9 +248,8 @@ def draw_overview(
 def read_log(
     path: Path,   # log.csv of a training
 ) -> tuple[list[float], dict[str, list[float]]]:   # epochs; terms of the loss that are not all 0
-    "The curves of a training."
-    with path.open(newline='', encoding='utf-8') as file:
-        lines = list(csv.DictReader(file))
+    "The curves of a training. Raises `InputError` for a damaged file."
+    lines = read_steps(path)
     epochs = [float(line['epoch']) for line in lines]
     terms = {}
     for name in lines[0] if lines else ():

@@ -9,7 +9,6 @@ __all__ = ['IRN_RATES', 'VOC_IRN', 'irn_labels', 'projection', 'resized', 'Bound
            'find_instances', 'IRN', 'arrows_of', 'walk_to_borders', 'things_path']
 
 # %% ../nbs/27_irn.ipynb #cb66c08f
-import zipfile
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -26,11 +25,11 @@ from .backbones import Backbone
 from .cam import CAM, strided_size
 from .coco import coco_annotations, write_coco
 from .crf import refine_labels
-from .files import Fault, InputError, whole_file
 from .loaders import Batch, on_grid
 from .photos import IGNORE, evenly, read_mask
 from .random_walk import (PairKinds, boundary_affinity, boundary_transition, check_size,
                                  directions, pair_kinds, pair_mean, seen_at, walk)
+from .readers import Form, read_arrays, write_arrays
 from .refiners import TOLERANCE, Seen, Walking
 from .training import (At, TrainingSettings, process, progress, save_model,
                               whole_targets)
@@ -414,8 +413,7 @@ def walked(
     things = find_instances(displacement, strongest > self.walked_background)
     path = things_path(work, seen.i)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished, open(unfinished, 'wb') as file:
-        np.savez_compressed(file, things=things.astype(np.uint16))
+    write_arrays(path, things=things.astype(np.uint16))
     return walked
 
 def things_path(work: Work, i: int) -> Path:
@@ -428,15 +426,11 @@ def things(self: IRN, work: Work, i: int) -> np.ndarray:
     """Which thing each cell of photo `i` belongs to: uint16 (h, w), 0 for those that end at no
     centre. Raises `InputError` for a file that is absent or broken."""
     path = things_path(work, i)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return file['things']
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        walked = work.folder/'cams'/path.name
-        remedy = (f'Remove {walked} and the pseudo mask of this photo, and make all three again '
-                  'with `wsss_nb refine`')
-        raise InputError(Fault(path, f'these are no whole things of a photo ({error})', remedy)
-                         ) from error
+    walked = work.folder/'cams'/path.name
+    remedy = (f'Remove {walked} and the pseudo mask of this photo, and make all three again '
+              'with `wsss_nb refine`')
+    form = Form(np.uint16, (None, None))
+    return read_arrays(path, 'map of things', remedy, {'things': form})['things']
 
 # %% ../nbs/27_irn.ipynb #09b62756
 @patch
@@ -453,7 +447,7 @@ def finish(
     sizes = []
     for i, name in enumerate(progress(work.photos.ids, 'instances')):
         labels = read_mask(masks/f'{name}.png')
-        cam = CAM.load(work.folder/'cams'/f'{name}.npz')
+        cam = CAM.load(work.folder/'cams'/f'{name}.npz', len(work.photos.classes))
         scores = cam.resize().max(0, initial=0)
         annotations += coco_annotations(i + 1, labels, self.things(work, i), scores, least=50)
         sizes.append(cam.size)

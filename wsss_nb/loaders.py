@@ -28,7 +28,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import ColorJitter, functional as T
 
-from .files import InputError, refusal_of
+from .files import InputError
+from .readers import refusal_of
 from .photos import IGNORE, Photos, read_mask
 
 # %% ../nbs/09_loaders.ipynb #5b95ac91

@@ -6,11 +6,14 @@
 __all__ = ['MADE_BY', 'check_size', 'truth_of', 'report_cams', 'measure_cams', 'known', 'measure_masks', 'shares',
            'precision_recall', 'require_truth', 'require_same_data', 'require_files', 'cams_and_truths', 'sweep_run',
            'TagScore', 'score_labels', 'score_tags', 'photo_miou', 'score_photos', 'measure_new_cams', 'kept',
-           'measure_predictions', 'check_elsewhere', 'evaluate_elsewhere', 'Storage', 'full_size', 'measure_storage']
+           'measure_predictions', 'check_elsewhere', 'evaluate_elsewhere', 'Storage', 'full_size', 'measure_storage',
+           'doubts_of', 'notice', 'noted']
 
 # %% ../nbs/42_measuring.ipynb #84da948d
 import inspect
+import sys
 import tempfile
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Literal, NamedTuple
@@ -18,7 +21,8 @@ from typing import Callable, Iterable, Iterator, Literal, NamedTuple
 import numpy as np
 
 from .cam import CAM
-from .files import Fault, InputError
+from .doubts import Useless, doubt_maps, doubt_predictions, doubt_pseudo_masks
+from .files import Fault, InputError, write_json
 from .fingerprints import fingerprints_of, read_fingerprints
 from .loaders import made_mask, make_again
 from .metrics import BackgroundSweep, ConfusionMatrix
@@ -26,8 +30,8 @@ from .photos import IGNORE, Photos, evenly
 from .prediction import PredictionSettings, write_masks
 from .run import FINGERPRINTS, Run, changed_data, changed_fault, count_made
 from .settings import check_settings
-from .training import progress
-from .work import Maker, looking
+from .training import Diverged, process, progress
+from .work import Maker, Trained, looking
 
 # %% ../nbs/42_measuring.ipynb #563a3047
 def check_size(
@@ -355,3 +359,53 @@ def measure_storage(
         ours.sweep.update(stored.classes, stored.resize(), truth)
         published.sweep.update(full.classes, full.maps, truth)
     return {'ours': ours.report(), 'published': published.report(), 'images': len(places)}
+
+# %% ../nbs/42_measuring.ipynb #5321dca0
+def doubts_of(
+    this: Run,
+    stage: str,   # that is done
+) -> list[str]:   # sentences
+    "What is odd about what a stage made. Raises `InputError` if the next one can't use it."
+    if stage == 'classify':
+        method = this.system.classifier
+        if not isinstance(method, Trained):
+            return []
+        return method.doubts(this.work('classifier'), this.network('classifier'))
+    if stage == 'cams':
+        return doubt_maps(this.cams)
+    if stage == 'refine':
+        return doubt_pseudo_masks(this.root/'pseudo', this.photos.ids)
+    found = []
+    if stage == 'predict':
+        for photos in this.splits.values():
+            found += doubt_predictions(this.root/'predictions', photos.ids, this.classes)
+    return found
+
+# %% ../nbs/42_measuring.ipynb #7a4955d7
+def notice(
+    this: Run,
+    stage: str,
+    doubts: list[str],   # sentences; [] takes back what was said before
+) -> None:
+    "Print what is odd, and write it down. Processes don't wait for each other."
+    before = this.metrics.get('noticed', {})
+    if doubts == before.get(stage, {'said': []})['said']:
+        return
+    this.metrics['noticed'] = before | {stage: {'said': doubts}}
+    if process().is_main_process:
+        for sentence in doubts:
+            print(f'{this.root}: {sentence}', file=sys.stderr, flush=True)
+        write_json(this.root/'metrics.json', this.metrics)
+
+# %% ../nbs/42_measuring.ipynb #c3459b68
+@contextmanager
+def noted(
+    this: Run,
+    stage: str,   # that the block does
+) -> Iterator[None]:
+    "Write down why a stage failed whose numbers ran away, or are of no use to the next one."
+    try:
+        yield
+    except (Diverged, Useless) as error:
+        notice(this, stage, [str(error)])
+        raise

@@ -15,11 +15,11 @@ import numpy as np
 from torch import nn
 
 from .coco import coco_annotations, write_coco
-from .files import (Fault, InputError, collecting, is_free, one_form, read_json,
-                           write_json)
+from .files import Fault, InputError, collecting, is_free, one_form, write_json
 from .lock import alone_in
 from .photos import IMAGE_SUFFIXES, read_image, read_mask
 from .prediction import PredictionSettings, check_crf, write_masks
+from .readers import read_record
 from .run import Run
 from .settings import check_settings, to_json
 from .training import Machine, process, progress
@@ -119,7 +119,7 @@ def open_predictions(
     path = out/'predictions.json'
     remedy = 'Name a folder that is empty or not there yet'
     if path.exists():
-        there = read_json(path)
+        there = read_record(path, 'record of predictions', remedy, {})
         differs = ', '.join(name for name in asked if there.get(name) != asked[name])
         if differs:
             raise InputError(Fault(path, 'these predictions were made otherwise: '

@@ -6,9 +6,9 @@
 __all__ = ['IGNORE', 'AGAIN', 'HEIC_STARTS', 'IMAGE_FORMATS', 'IMAGE_SUFFIXES', 'MASK_FORMATS', 'MASK_SUFFIXES', 'LOSSY',
            'MOST_CLASSES', 'BACKGROUND_NAMES', 'palette', 'colour', 'show_images', 'to_rgb', 'require_file',
            'image_error', 'prepare_heic', 'open_image', 'read_image', 'image_size', 'orientation', 'at_most',
-           'write_mask', 'check_indices', 'read_indices', 'read_array', 'check_fit', 'read_mask', 'Sample', 'Photos',
-           'evenly', 'median_long_side', 'Annotation', 'each_once', 'read_tag_table', 'check_classes', 'read_classes',
-           'check_tags', 'remedy_for']
+           'size_at_most', 'write_mask', 'check_indices', 'read_indices', 'read_array', 'check_fit', 'read_mask',
+           'Sample', 'Photos', 'evenly', 'median_long_side', 'Annotation', 'each_once', 'read_tag_table',
+           'check_classes', 'read_classes', 'check_tags', 'remedy_for']
 
 # %% ../nbs/01_photos.ipynb #519bde98
 import difflib
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from .files import (
-    Fault, InputError, collecting, one_form, read_list, read_table, whole_file)
+    Fault, InputError, collecting, made_again, one_form, read_list, read_table, whole_file)
 
 if TYPE_CHECKING:   # who only lists photos needn't wait for it
     import torch
@@ -223,11 +223,16 @@ def at_most(
     longest: int,         # pixels
 ) -> Image.Image:
     "The photo, made smaller if its long side is longer; the same object if it isn't."
-    shrink = min(1., longest / max(image.size))
-    if shrink == 1:
-        return image
-    size = [max(1, round(n * shrink)) for n in image.size]
-    return image.resize(size, Image.Resampling.BICUBIC)
+    size = size_at_most(image.size, longest)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+def size_at_most(
+    size: tuple[int, int],   # of a photo, pixels
+    longest: int,            # pixels
+) -> tuple[int, int]:
+    "The size that `at_most` gives a photo."
+    shrink = min(1., longest / max(size))
+    return tuple(max(1, round(n * shrink)) for n in size)
 
 # %% ../nbs/01_photos.ipynb #edd0290d
 def write_mask(
@@ -326,11 +331,15 @@ def read_mask(
 ) -> np.ndarray:
     "A mask as a label map, uint8 (H, W). `InputError` for a wrong kind of file, size, or index."
     path = Path(path)
-    labels = read_array(path) if path.suffix.lower() == '.npy' else read_indices(path)
-    if size is not None:
-        check_fit(path, labels.shape[::-1], size, photo)
-    if num_classes is not None:
-        check_indices(path, labels, num_classes)
+    try:
+        labels = read_array(path) if path.suffix.lower() == '.npy' else read_indices(path)
+        if size is not None:
+            check_fit(path, labels.shape[::-1], size, photo)
+        if num_classes is not None:
+            check_indices(path, labels, num_classes)
+    except InputError as error:   # of a mask in a run, too, whose stage makes it again
+        faults = [fault._replace(remedy=made_again(path, fault.remedy)) for fault in error.args]
+        raise InputError(*faults) from error
     return labels
 
 # %% ../nbs/01_photos.ipynb #4ae90f37

@@ -23,14 +23,14 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from .cam import StoredMaps
-from .files import OURS, Fault, InputError, whole_file, write_json
+from .cam import CAM, StoredMaps
+from .files import OURS, Fault, InputError, made_again, whole_file, write_json
 from .fingerprints import ALL_KINDS, Remade, behind, take_away
 from .lock import alone_in
-from .measuring import (MADE_BY, measure_cams, measure_masks, measure_new_cams,
-                               require_files)
+from .measuring import (MADE_BY, doubts_of, measure_cams, measure_masks,
+                              measure_new_cams, noted, notice, require_files)
 from .methods import STAGES, RefinerMethod
-from .photos import Photos, write_mask
+from .photos import Photos, size_at_most, write_mask
 from .prediction import grid_stride, write_masks
 from .refiners import missing, write_labels
 from .records import environment, now
@@ -118,8 +118,19 @@ class PseudoMasks:
 
     def make(self, i: int, image: Image.Image) -> np.ndarray:
         "The label map of a photo that is at most `work.longest` large."
-        cam = None if self.maps is None else self.maps[i]
+        cam = None
+        if self.maps is not None:
+            cam = self.maps[i]
+            self.check(i, cam, image)
         return self.refiner.labels(self.work, i, image, cam, self.background)
+
+    def check(self, i: int, cam: CAM, image: Image.Image) -> None:
+        "Raise `InputError` for maps of a photo of another size."
+        height, width = cam.size
+        if size_at_most((width, height), self.work.longest) != image.size:
+            path = self.maps.path(i)
+            problem = f'these are maps of another photo, of {width} x {height} pixels'
+            raise InputError(Fault(path, problem, made_again(path, 'Make them again')))
 
     def __call__(self, i: int) -> None:
         photos = self.work.photos
@@ -140,7 +151,7 @@ def walk(this: Run) -> StoredMaps:
         work = this.work('refiner')
         write_maps(this.system.refiner.maker(work), work, todo, folder, 'walks')
     process().wait_for_everyone()
-    walked = StoredMaps(folder, this.photos.ids)
+    walked = StoredMaps(folder, this.photos.ids, len(this.classes))
     if not is_measured(this, 'walked'):
         found = measure_cams(this.photos, walked.__getitem__, this.made_with('pseudo'))
         this.record(walked={this.train_split: found})
@@ -315,7 +326,10 @@ def perform(
     first = {'start': entry.get('start', now())} | environment(this.config.precision)
     if not is_noted:
         this.record(stages={stage: first})
-    STAGE[stage](this)
+    with noted(this, stage):
+        STAGE[stage](this)
+        if not is_noted:
+            notice(this, stage, doubts_of(this, stage))
     seconds = this.metrics.get('seconds', {}).get(stage, 0) + time.time() - start
     found = {'seconds': {stage: round(seconds, 1)}}
     if not is_noted:

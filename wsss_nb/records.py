@@ -109,6 +109,7 @@ def is_made(value: Any) -> bool:
 # %% ../nbs/38_records.ipynb #a682cba3
 MEASURED: dict[str, Callable[[Any], bool]] = {   # kind -> whether an entry of it is right
     'cam': is_report, 'walked': is_report, 'pseudo': is_report, 'segmentation': is_report,
+    'without CRF': is_report, 'with CRF': is_report,
     'seconds': is_seconds, 'stages': is_table, 'made_with': is_made}
 PUT_BACK = 'Put it back from a copy, or start a new run in another folder'
 

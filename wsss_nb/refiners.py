@@ -24,10 +24,11 @@ from fastcore.basics import patch
 
 from .cam import CAM
 from .crf import refine_labels
-from .files import Fault, InputError, read_json, write_json
+from .files import Fault, InputError, reading, write_json
 from .loaders import Augmentation, Batch, MaskedCrops
 from .metrics import BackgroundSweep
 from .photos import Photos, at_most, evenly, write_mask
+from .readers import read_record
 from .training import TrainingSettings, process
 from .work import Lead, Maker, Trained, Work, in_workers, looking, photo_pixels
 
@@ -351,7 +352,12 @@ def chosen_walk(
         if process().is_main_process:
             write_json(path, chosen)
         process().wait_for_everyone()
-    return read_json(path)['setting']
+    remedy = 'Without this file, the same command makes it again'
+    setting = read_record(path, 'choice of a walk', remedy, {'setting': dict})['setting']
+    with reading(path, 'choice of a walk', remedy):
+        if setting not in self.walk_settings():
+            raise ValueError(f'{setting} was not tried')
+    return setting
 
 # %% ../nbs/24_refiners.ipynb #ecab7995
 @patch

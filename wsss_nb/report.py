@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURED', 'NO_SETTINGS', 'PAGE', 'Figure', 'Drawn', 'last_split', 'draw_even', 'draw_hardest', 'words_only',
-           'figures_of', 'draw_all', 'table_row', 'html_table', 'percent', 'measurements', 'measured_tables',
+           'figures_of', 'draw_all', 'table_row', 'html_table', 'percent', 'measurements', 'measured_tables', 'noticed',
            'settings_by_path', 'described', 'details', 'times', 'in_page', 'write_report']
 
 # %% ../nbs/57_report.ipynb #7dd57964
@@ -149,6 +149,15 @@ def measured_tables(run: Run) -> str:
         classes.append(line)
     return html_table(means) + html_table(classes)
 
+# %% ../nbs/57_report.ipynb #fd1e72d4
+def noticed(run: Run) -> str:
+    "What was odd about the work of each stage, in HTML; nothing where nothing was."
+    items = []
+    for stage, entry in run.metrics.get('noticed', {}).items():
+        for sentence in entry['said']:
+            items.append(f'<li>{html.escape(f"{stage}: {sentence}")}</li>')
+    return f'<h2>Noticed</h2><ul>{"".join(items)}</ul>' if items else ''
+
 # %% ../nbs/57_report.ipynb #4c6ae1ed
 NO_SETTINGS = ('format', 'data', 'images', 'classes', 'photos')   # in config.json
 
@@ -217,7 +226,7 @@ def write_report(run: Run) -> Path:   # the file
     """Write report.html, one file without links to any other: what was run, what it measured, its
     figures, and the time of each stage."""
     drawn, reasons = draw_all(run)
-    parts = [html_table([described(run)]), '<h2>Results</h2>', measured_tables(run)]
+    parts = [html_table([described(run)]), '<h2>Results</h2>', measured_tables(run), noticed(run)]
     parts += [in_page(figure) for figure in drawn]
     if reasons:
         items = [f'<li>{html.escape(reason)}</li>' for reason in reasons]

@@ -196,7 +196,7 @@ class Run:
     @property
     def cams(self) -> StoredMaps:
         "The class activation maps of the photos to learn from."
-        return StoredMaps(self.root/'cams', self.photos.ids)
+        return StoredMaps(self.root/'cams', self.photos.ids, len(self.classes))
 
     @property
     def background(self) -> float:

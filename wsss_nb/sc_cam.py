@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SC_CAM', 'SC_CAM_VOC', 'pooled', 'pooled_features', 'cluster_classes', 'sub_labels_of', 'dealt_out', 'write_array',
-           'read_array', 'nearest_photos', 'draw_sub_categories', 'SubLogits', 'SubClassifier', 'SubLoss', 'sub_loss',
-           'tags_of_sub', 'tag_overlap', 'SubLabelledCrops', 'SubCategories', 'too_few', 'sub_shares', 'sub_cam']
+           'read_array', 'read_sub_labels', 'nearest_photos', 'draw_sub_categories', 'SubLogits', 'SubClassifier',
+           'SubLoss', 'sub_loss', 'tags_of_sub', 'tag_overlap', 'SubLabelledCrops', 'SubCategories', 'too_few',
+           'sub_shares', 'sub_cam']
 
 # %% ../nbs/70_sc_cam.ipynb #7814f59e
 import shutil
-import zipfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import nn
 from .affinity import VOC_AFFINITY
 from .backbones import BackboneSettings
 from .cam import CAM, MultiScale, create_views, strided_size, sum_of_views
-from .files import Fault, InputError, whole_file
+from .files import reading, whole_file
 from .kmeans import kmeans
 from .loaders import Augmentation, Batch, Place, TaggedCrops
 from .methods import System
@@ -34,6 +34,7 @@ from .photos import Photos, at_most
 from .pictures import contact_page, draw_legend
 from .pooling import gap
 from .prediction import VOC_PREDICTION
+from .readers import Form, read_arrays, write_arrays
 from .refiners import DenseCRF
 from .segmentation import VOC_DEEPLAB, DeepLab
 from .settings import negative, not_among, not_positive
@@ -112,24 +113,32 @@ def write_array(
     array: torch.Tensor,  # of any type
 ) -> None:
     "Write an array of numbers."
-    with whole_file(path) as unfinished, open(unfinished, 'wb') as file:
-        np.savez_compressed(file, array=array.numpy())
+    write_arrays(path, array=array.numpy())
 
 def read_array(
     path: Path,    # that `write_array` wrote
     photos: int,   # rows that it must have
-) -> torch.Tensor:
-    "Read an array. Raises `InputError` if it is absent, broken, or of other photos."
-    remedy = 'Remove it, and give the same command again'
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            array = torch.from_numpy(file['array'])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(Fault(path, f'is no whole array ({error})', remedy)) from error
-    if len(array) != photos:
-        problem = f'has rows for {len(array)} photos, and there are {photos}'
-        raise InputError(Fault(path, problem, remedy))
-    return array
+    dtype: type = np.float32,
+) -> torch.Tensor: # (photos, any)
+    "Read an array. Raises `InputError` if it is absent, damaged, or of other photos."
+    remedy = 'Without this file, the same command makes it again'
+    found = read_arrays(path, 'array', remedy, {'array': Form(dtype, (photos, None))})
+    return torch.from_numpy(found['array'])
+
+def read_sub_labels(
+    path: Path,                # that `write_array` wrote
+    photos: Photos,            # that they belong to
+    sub_categories: int | None = None,   # k; None: any
+) -> torch.Tensor:             # int64 (N, C), -1 where a photo lacks the tag
+    "Read sub-categories. Raises `InputError` as `read_array` does, and for impossible ones."
+    clusters = read_array(path, len(photos), np.int64)
+    top = len(photos) if sub_categories is None else sub_categories
+    with reading(path, 'array', 'Without this file, the same command makes it again'):
+        if clusters.shape[1] != len(photos.classes):
+            raise ValueError(f'{clusters.shape[1]} classes, and there are {len(photos.classes)}')
+        if clusters.min() < -1 or clusters.max() >= top:
+            raise ValueError(f'numbers from {clusters.min()} to {clusters.max()}')
+    return clusters
 
 # %% ../nbs/70_sc_cam.ipynb #7efebe3b
 def nearest_photos(
@@ -156,7 +165,7 @@ def draw_sub_categories(
 ) -> Image.Image:
     "A sheet with a row for each sub-category of a class: the photos nearest to its middle."
     features = read_array(folder/'features.npz', len(photos))
-    clusters = read_array(folder/'sub_labels.npz', len(photos))[:, c]
+    clusters = read_sub_labels(folder/'sub_labels.npz', photos)[:, c]
     cells = []
     for number, places in enumerate(nearest_photos(features, clusters, count)):
         said = f'{number + 1}: {(clusters == number).sum()} photos'
@@ -326,7 +335,8 @@ def crops(
 ) -> SubLabelledCrops:
     "Random crops of the photos, with tags and sub-labels."
     plain = self.plain().crops(work, network)
-    clusters = read_array(work.folder/'sub_labels.npz', len(work.photos))
+    path = work.folder/'sub_labels.npz'
+    clusters = read_sub_labels(path, work.photos, self.sub_categories)
     sub_labels = sub_labels_of(clusters, self.sub_categories)
     return SubLabelledCrops(work.photos, plain.augmentation, work.seed, sub_labels)
 

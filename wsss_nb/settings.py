@@ -5,15 +5,20 @@
 # %% auto #0
 __all__ = ['Methods', 'FOREIGN', 'HARMLESS', 'sentences', 'not_positive', 'negative', 'not_among', 'wrong_scales', 'beyond',
            'no_numbers', 'all_faults', 'check_settings', 'method_name', 'to_json', 'of_union', 'of_tuple', 'of_type',
-           'from_json', 'known_method', 'differences', 'check_environment']
+           'from_json', 'known_method', 'differences', 'check_environment', 'process', 'device']
 
 # %% ../nbs/10_settings.ipynb #1cb7f009
 import math
+import os
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from .files import InputError
 
@@ -288,3 +293,16 @@ def check_environment(
                          f'behind the configuration: `unset {name}`')
     if found:
         raise InputError(*found)
+
+# %% ../nbs/10_settings.ipynb #d57f9b68
+def process() -> PartialState:
+    """This process among those that share the work, and its device. Several processes on the CPU
+    want ACCELERATE_USE_CPU=true in their environment. Raises `InputError` for other variables that
+    would change what is computed, see `check_environment`."""
+    if not PartialState._shared_state:
+        check_environment(os.environ)
+    return PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU'))
+
+def device() -> torch.device:
+    "The device that this process computes on."
+    return process().device

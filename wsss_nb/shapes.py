@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .files import Fault, InputError, is_free, whole_folder
+from .files import Fault, InputError, is_free, read_json, reading, whole_folder
 from .photos import IGNORE, read_mask, write_mask
 
 # %% ../nbs/04_shapes.ipynb #2ece0902
@@ -332,7 +332,7 @@ def is_made(
     "Whether the folder holds that data set. Raises `InputError` if it holds anything else."
     made = root/'shapes.json'
     if made.exists():
-        there = json.loads(made.read_text())
+        there = read_json(made)
         if there == recipe:
             return True
         problem = f'holds Shapes made with {there}, not with {recipe}'
@@ -397,8 +397,9 @@ def shapes_parts(
         problem = 'there is no such file, so these photos are no Shapes'
         remedy = 'Only generated photos know their parts; `wsss_nb shapes` makes some'
         raise InputError(Fault(recipe, problem, remedy))
-    there = json.loads(recipe.read_text())
-    scene = scene_of(name, there['size'], there['seed'])
+    with reading(recipe, 'recipe', 'Make the folder anew'):
+        there = json.loads(recipe.read_text())
+        scene = scene_of(name, there['size'], there['seed'])
     if not np.array_equal(read_mask(mask, len(SHAPES_CLASSES)), scene.mask):
         problem = 'is not the mask that this name and seed draw'
         raise InputError(Fault(mask, problem, 'Make the folder anew'))

@@ -316,7 +316,8 @@ def choice(
     for name, mask in masks.items():
         resized = Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)
         masks[name] = np.asarray(resized)
-    chances = CAM.load(work.folder/'differences'/f'{work.photos.ids[i]}.npz').resize(size)
+    path = work.folder/'differences'/f'{work.photos.ids[i]}.npz'
+    chances = CAM.load(path, len(work.photos.classes)).resize(size)
     return choose(masks, chances, work.photos.tags(i), self.detection.threshold, self.bias,
                   self.beta, self.detection.absent_tags)
 

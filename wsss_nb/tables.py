@@ -23,11 +23,12 @@ from torch import nn
 
 import wsss_nb
 from .codebook import cluster_words, encode_words, words_to_tags
-from .files import Fault, InputError, whole_file, write_rows
+from .files import Fault, InputError, reading, whole_file, write_rows
 from .measuring import measure_new_cams
 from .photos import Photos, evenly
 from .pictures import COLOURS, drawing
 from .pipeline import run
+from .readers import number_in, rows_of
 from .run import Config, Run
 from .settings import method_name, to_json
 from .training import device, process
@@ -242,7 +243,7 @@ def by_seed(
 ) -> dict[int, float]:
     "What was measured with each seed; None is left out."
     return {row['seed']: row[column] for row in rows
-            if row[of] == name and row[column] is not None}
+            if row[of] == name and row.get(column) is not None}
 
 # %% ../nbs/50_tables.ipynb #3a38c3bf
 def draw_seeds(
@@ -300,28 +301,32 @@ def as_number(
     column: str,   # of a table of rows
     value: str,    # as the file has it
 ) -> str | float | None:
-    "A cell as it was before it was written."
-    is_miou = column.startswith(('CAM ', 'refined ', 'segmentation '))
-    is_number = column in NUMBERS or is_miou
-    if value == '' and (is_number or column in WHOLE):
-        return None
+    "A cell as it was before it was written. Raises `ValueError` where that was a number."
     if column in WHOLE:
         return int(value)
-    return float(value) if is_number else value
+    if column in NUMBERS:
+        return number_in(value)
+    if not column.startswith(('CAM ', 'refined ', 'segmentation ')):
+        return value
+    if value == '':
+        return None
+    if not 0 <= number_in(value) <= 100:
+        raise ValueError(f'{column} is {value} percent')
+    return float(value)
 
 def read_rows(
     path: Path,      # of a CSV file that `write_rows` wrote, if there is one
     settings: str | None = None,  # of `settings_of`; None: any
+    names: Sequence[str] = (),    # of columns that it must have
 ) -> list[dict[str, str | float]]:
-    "The rows that were measured with these settings."
+    "The rows that were measured with these settings. Raises `InputError` for a damaged file."
     if not path.exists():
         return []
-    with open(path, newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
     found = []
-    for row in rows:
-        if settings is None or row.get('settings') == settings:
-            found.append({column: as_number(column, value) for column, value in row.items()})
+    with reading(path, 'table', 'Remove it: the next command measures again what it held'):
+        for row in rows_of(path, names):
+            if settings is None or row.get('settings') == settings:
+                found.append({column: as_number(column, value) for column, value in row.items()})
     return found
 
 # %% ../nbs/50_tables.ipynb #73de3a0b
@@ -339,7 +344,7 @@ def table_b(
                                'A table needs masks to measure on'))
     out.mkdir(parents=True, exist_ok=True)
     measured = {}
-    for row in read_rows(out/'table_b.csv', settings_of(config)):     # of earlier commands
+    for row in read_rows(out/'table_b.csv', settings_of(config), ('seed', 'variant')):
         measured[row['seed'], row['variant']] = row
     number = 0
     for seed in dict.fromkeys(seeds):

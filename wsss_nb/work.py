@@ -155,6 +155,10 @@ class Trained:
         return train(network, self.crops(work, network), self.loss, work.folder, self.training,
                      work.machine, work.seed, self.title, self.rates())
 
+    def doubts(self, work: Work, network: nn.Module) -> list[str]:
+        "What is odd about the trained network, in sentences that say what to try."
+        return []
+
     def load(self, classes: int, folder: Path) -> nn.Module:
         "The trained network, on the device of this process."
         return load_model(self.network(classes), folder).to(device())

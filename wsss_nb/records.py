@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'MEASURED', 'PUT_BACK', 'DECIDED', 'FORMAT', 'versions', 'revision', 'environment', 'now', 'is_number',
-           'is_score', 'is_seconds', 'is_table', 'is_report', 'is_made', 'metrics_problem', 'check_metrics',
+           'is_score', 'is_seconds', 'is_table', 'is_report', 'is_made', 'is_said', 'metrics_problem', 'check_metrics',
            'is_class_list', 'is_counts', 'is_side', 'decided_problem', 'check_format']
 
 # %% ../nbs/38_records.ipynb #699c58a3
@@ -106,11 +106,16 @@ def is_made(value: Any) -> bool:
     "Whether it says at which score of the background something was made."
     return is_table(value) and is_number(value.get('background')) and is_score(value['background'])
 
+def is_said(value: Any) -> bool:
+    "Whether it holds sentences of what was noticed (chapter 36)."
+    said = value.get('said') if is_table(value) else None
+    return isinstance(said, list) and all(isinstance(sentence, str) for sentence in said)
+
 # %% ../nbs/38_records.ipynb #a682cba3
 MEASURED: dict[str, Callable[[Any], bool]] = {   # kind -> whether an entry of it is right
     'cam': is_report, 'walked': is_report, 'pseudo': is_report, 'segmentation': is_report,
     'without CRF': is_report, 'with CRF': is_report,
-    'seconds': is_seconds, 'stages': is_table, 'made_with': is_made}
+    'seconds': is_seconds, 'stages': is_table, 'made_with': is_made, 'noticed': is_said}
 PUT_BACK = 'Put it back from a copy, or start a new run in another folder'
 
 def metrics_problem(content: Any) -> str | None:

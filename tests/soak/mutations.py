@@ -34,8 +34,11 @@ from wsss_nb.new_photos import open_predictions
 from wsss_nb.photos import read_mask, write_mask
 from wsss_nb.published import load_weights, read_weights
 from wsss_nb.readers import At, Log, write_arrays
+from wsss_nb.report import noticed
+from wsss_nb.run import Config, start_run
 from wsss_nb.sc_cam import read_array, read_sub_labels, write_array
-from wsss_nb.shapes import is_made
+from wsss_nb.shapes import is_made, make_shapes
+from wsss_nb.systems import SYSTEMS, open_run
 from wsss_nb.tables import read_rows
 from wsss_nb.terms import read_plan
 from wsss_nb.training import (Training, TrainingSettings, create_accelerator, load_model,
@@ -115,6 +118,20 @@ def write_tables(root: Path) -> None:
     write_json(root/'plan.json', {'terms': {'budget': 3}, 'paces': {'words': pace}})
 
 
+def begun_run(root: Path) -> list[Kind]:
+    "Begin a run, with measurements that look as if they were real."
+    data = make_shapes(root/'data', train=2, val=1, size=64)
+    this = start_run(Config(data, root/'begun', SYSTEMS['words'], workers=0))
+    score = {'miou': .5, 'iou': {'background': .9}, 'images': 2, 'background': .3}
+    this.record(cam={'train': score}, seconds={'cams': 1.5}, noticed={'cams': {'said': ['no']}})
+
+    def read(path: Path) -> list:
+        again = open_run(path.parent)
+        return [again.background, again.system, again.classes, noticed(again), again.stages]
+
+    return [Kind(this.root/name, read) for name in ('config.json', 'metrics.json')]
+
+
 def small_run(root: Path) -> list[Kind]:
     "Write a file of each kind as a run has them, with next to nothing in it."
     for folder in ('cams', 'refiner/things', 'classifier/round-1', 'pseudo', 'new', 'shapes'):
@@ -165,7 +182,7 @@ def small_run(root: Path) -> list[Kind]:
     kinds = [Kind(root/name, read) for name, read in readers.items()]
     for name in ('model.safetensors', 'optimizer.bin', 'random_states_0.pkl'):
         kinds.append(Kind(step/name, read_checkpoint))
-    return kinds
+    return kinds + begun_run(root)
 
 
 def flipped(draw: random.Random, content: bytes) -> bytes:

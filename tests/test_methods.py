@@ -151,10 +151,11 @@ def test_a_whole_system_in_small(name, shapes, tmp_path):
     metrics = run(config)
     this = Run(config)
     assert set(this.stages) == set(metrics['seconds']) == set(stages_of(system))
-    for role in ('classifier', 'segmenter'):
-        assert this.network(role)
-    assert load_file(this.root/'classifier'/'model.safetensors')
-    assert isinstance(this.cams[0], CAM)
+    assert this.network('segmenter')
+    if 'cams' in this.stages:
+        assert this.network('classifier')
+        assert load_file(this.root/'classifier'/'model.safetensors')
+        assert isinstance(this.cams[0], CAM)
     labels = read_mask(this.root/'pseudo'/f'{this.photos.ids[0]}.png')
     assert labels.shape == this.photos.truth(0).shape
     assert len(list((this.root/'predictions').glob('*.png'))) == 10

@@ -18,7 +18,7 @@ from wsss_nb.files import InputError
     (dict(name='resnet19'), "no backbone is called 'resnet19'"),
     (dict(name='resnet18', output_stride=5), 'choose 8, 16 or 32'),
     (dict(name='resnet18', batch_norm='learnt'), "batch norm 'learnt': choose frozen or learned"),
-    (dict(name='resnet18', weights='missing.pth'), 'missing.pth: no such file'),
+    (dict(name='resnet18', weights='missing.pth'), 'missing.pth: there is no such file'),
     (dict(name='wideresnet38', weights='imagenet'), 'cannot be downloaded: give a local file'),
     (dict(name='resnet101_caffe', weights='imagenet'), 'cannot be downloaded: give a local file'),
     (dict(name='resnet18', frozen_stages=6), 'has 5 stages: freeze 0 to 5 of them, not 6'),

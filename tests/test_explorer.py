@@ -217,7 +217,7 @@ def test_what_a_person_can_mend(finished, tmp_path, capsys):
 # In a browser
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')   # workers of later tests would hold its pipes open
 def browser():
     "A headless chromium, or a reason to skip."
     names = ('playwright', 'voila', 'jupyterlab', 'ipyevents')

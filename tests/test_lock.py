@@ -17,8 +17,8 @@ from wsss_nb.lock import alone_in
 from wsss_nb.shapes import make_shapes
 
 SMALL = ('--classifier.epochs', 20, '--classifier.batch-size', 4, '--classifier.num-words', 16,
-         '--cams.scales', 1, '--segmenter.batch-size', 4, '--segmenter.epochs', 2,
-         '--prediction.scales', 1, '--workers', 1)
+         '--classifier.learning-rate', .0001, '--cams.scales', 1, '--segmenter.batch-size', 4,
+         '--segmenter.epochs', 2, '--prediction.scales', 1, '--workers', 1)
 START = 'from wsss_nb.cli import main; main()'
 GONE = 99_999_999   # no process has this number
 

@@ -202,7 +202,8 @@ def many(tmp_path_factory) -> Path:
 
 def test_a_worker_that_the_system_kills(many, tmp_path):
     out = tmp_path/'run'
-    more = ('--classifier.epochs', 8, '--segmenter.epochs', 8, 'refiner:none')
+    more = ('--classifier.epochs', 8, '--classifier.learning-rate', .0001, '--segmenter.epochs', 8,
+            'refiner:none')
     asked = ('run', '--data', many, '--out', out, *SMALL[2:-4], *SMALL[-2:], '--workers', 1)
     stages = (('classifier', 'log.csv'), ('cams', '*.npz'), ('segmenter', 'log.csv'))
     for folder, pattern in stages:

@@ -35,7 +35,8 @@ from wsss_nb.shapes import make_shapes  # noqa: E402
 from wsss_nb.systems import SYSTEMS  # noqa: E402
 
 BACKBONE = ('--classifier.backbone.name', 'timm/mobilenetv3_small_050',
-            '--classifier.backbone.weights', 'none', '--classifier.backbone.dilate', 'False')
+            '--classifier.backbone.weights', 'none', '--classifier.backbone.dilate', 'False',
+            '--classifier.learning-rate', '0.0001')   # maps of noise, but not empty
 SHORT = ('--classifier.epochs', '12', '--classifier.batch-size', '4', '--classifier.crop', '48',
          '--segmenter.epochs', '12', '--segmenter.batch-size', '4', '--segmenter.crop', '48',
          '--segmenter.backbone.weights', 'none', '--cams.scales', '1', '0.5',
@@ -46,7 +47,7 @@ RUNS = {
             '--refiner.batch-size', '4'),
     'sc-cam': ('--classifier.rounds', '2', '--classifier.sub-categories', '2'),
 }
-TIMES = ('seconds', 'started', 'ended', 'device', 'written')   # keys and columns that may differ
+TIMES = ('seconds', 'start', 'end')   # keys and columns that may differ
 
 
 def command_of(system: str, data: Path, root: Path) -> list[str]:

@@ -1,5 +1,6 @@
 "Files of a run that were damaged: each is refused in a sentence that says how to make it again."
 import configparser
+import json
 import math
 import time
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings, strategies
 from safetensors.torch import load_file, save_file
-from soak.mutations import (Kind, begin_training, mutate, network, outcome, small_run, training)
+from soak.mutations import (Kind, begin_training, damaged, mutate, network, outcome, small_run,
+                            training)
 
 from wsss_nb.cam import CAM, StoredMaps
 from wsss_nb.files import InputError, made_again, read_json, reading
@@ -34,6 +37,58 @@ def test_no_mutation_of_a_file_ends_in_a_traceback_or_hangs():
     assert sum(found.values()) == 300
     refused = {name for name, what in found if what == 'refused'}
     assert refused == {name for name, _ in found}    # of every kind, some were
+
+
+@pytest.fixture(scope='module')
+def kinds(tmp_path_factory) -> list[Kind]:
+    "A file of each kind, with what reads it."
+    root = tmp_path_factory.mktemp('kinds')/'run'
+    root.mkdir()
+    return small_run(root)
+
+
+def read_with(kind: Kind, content: bytes) -> None:
+    "Read other content in place of a file's own."
+    whole = kind.path.read_bytes()
+    kind.path.write_bytes(content)
+    what, said = outcome(kind)
+    kind.path.write_bytes(whole)
+    assert what in ('read', 'refused'), said
+
+
+BRIEFLY = settings(max_examples=100, deadline=None, derandomize=True, database=None,
+                   suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.filterwarnings('ignore')
+@BRIEFLY
+@given(place=strategies.integers(0, 99), draw=strategies.randoms(use_true_random=False))
+def test_hypothesis_finds_no_damage_that_ends_in_a_traceback(kinds, place, draw):
+    kind = kinds[place % len(kinds)]
+    _, content = damaged(draw, kind, kinds)
+    read_with(kind, content)
+
+
+@pytest.mark.filterwarnings('ignore')
+@BRIEFLY
+@given(place=strategies.integers(0, 99), content=strategies.binary(max_size=200))
+def test_hypothesis_finds_no_bytes_that_end_in_a_traceback(kinds, place, content):
+    read_with(kinds[place % len(kinds)], content)
+
+
+JSON = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats()
+    | strategies.text(max_size=5),
+    lambda inner: strategies.lists(inner, max_size=3)
+    | strategies.dictionaries(strategies.text(max_size=5), inner, max_size=3))
+
+
+@pytest.mark.filterwarnings('ignore')
+@BRIEFLY
+@given(place=strategies.integers(0, 99), content=JSON)
+def test_hypothesis_finds_no_json_that_ends_in_a_traceback(kinds, place, content):
+    of_json = [kind for kind in kinds if kind.path.suffix == '.json']
+    read_with(of_json[place % len(of_json)], json.dumps(content).encode())
 
 
 def test_the_mutations_would_find_a_traceback_and_a_hang(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ RUNS = {
             '--refiner.batch-size', '4'),
     'sc-cam': ('--classifier.rounds', '2', '--classifier.sub-categories', '2'),
 }
-TIMES = ('seconds', 'start', 'end')   # keys and columns that may differ
+TIMES = ('seconds', 'start', 'end', 'revision')   # keys and columns that may differ
 
 
 def command_of(system: str, data: Path, root: Path) -> list[str]:

@@ -1,5 +1,7 @@
 "What all tests share."
+import gc
 import signal
+import threading
 
 import pytest
 
@@ -12,3 +14,15 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def no_workers_left():
+    """Let the workers of a test end with it. A loader that was left by an error lives on until
+    garbage is collected; a later fork would inherit its pipes, half closed."""
+    yield
+    feeders = [one for one in threading.enumerate() if one.name == 'QueueFeederThread']
+    if feeders:
+        gc.collect()
+    for feeder in feeders:
+        feeder.join(timeout=.2)

@@ -6,8 +6,8 @@
 __all__ = ['OURS', 'LOCK', 'MARKS', 'UTF8_LETTER', 'USUAL_SPLITS', 'SPLIT_FOLDERS', 'STAGE_OF', 'Fault', 'InputError',
            'collecting', 'this_machine', 'name_aside', 'whole_file', 'whole_folder', 'is_gone', 'tidy', 'is_free',
            'encoding_of', 'one_form', 'read_text', 'read_list', 'read_csv', 'separator_of', 'read_table',
-           'files_by_stem', 'first_by_stem', 'lists_in', 'split_folders', 'removed_with', 'made_again', 'said',
-           'reading', 'write_json', 'finite', 'whole', 'read_json', 'write_rows']
+           'files_by_stem', 'first_by_stem', 'lists_in', 'split_folders', 'stage_behind', 'removed_with', 'made_again',
+           'said', 'reading', 'write_json', 'finite', 'whole', 'read_json', 'write_rows']
 
 # %% ../nbs/00_files.ipynb #a6c62143
 import codecs
@@ -342,6 +342,16 @@ def split_folders(
 STAGE_OF = {'classifier': 'classify', 'cams': 'cams', 'refiner': 'refine', 'pseudo': 'refine',
             'segmenter': 'segment', 'predictions': 'predict'}   # folder of a run -> its stage
 
+def stage_behind(
+    path: Path,   # a file, which may be absent
+) -> tuple[Path, str] | None:   # folder of the run, and its stage; None: no run makes the file
+    "Which stage of which run makes a file, told from the folder that it lies in."
+    for root in path.parents:
+        if (root/'config.json').is_file():
+            stage = STAGE_OF.get(path.relative_to(root).parts[0])
+            return None if stage is None else (root, stage)
+    return None
+
 def removed_with(
     root: Path,      # of a run
     inside: Path,    # a file in it, relative to its folder
@@ -363,18 +373,15 @@ def made_again(
     otherwise: str,  # what to do where no stage of a run makes it
 ) -> str:
     "What to do about a file: the command that makes it again, if it lies in a run."
-    for root in path.parents:
-        if not (root/'config.json').is_file():
-            continue
-        inside = path.relative_to(root)
-        if inside.parts[0] not in STAGE_OF:
-            return otherwise
-        command = f'`wsss_nb {STAGE_OF[inside.parts[0]]} {root}`'
-        removed = removed_with(root, inside)
-        if removed == [path] and not path.exists():
-            return f'Make it with {command}'
-        return f'Remove {" and ".join(map(str, removed))}, then make it again with {command}'
-    return otherwise
+    made = stage_behind(path)
+    if made is None:
+        return otherwise
+    root, stage = made
+    command = f'`wsss_nb {stage} {root}`'
+    removed = removed_with(root, path.relative_to(root))
+    if removed == [path] and not path.exists():
+        return f'Make it with {command}'
+    return f'Remove {" and ".join(map(str, removed))}, then make it again with {command}'
 
 # %% ../nbs/00_files.ipynb #247f9a87
 def said(error: BaseException) -> str:
@@ -413,12 +420,12 @@ def write_json(
 
 # %% ../nbs/00_files.ipynb #248c72fb
 def finite(
-    written: str,  # a number of a JSON file
+    written: str,  # a number of a JSON file, or of a table
 ) -> float:
     "The number. Raises `ValueError` for none, and for one that is too large to be held."
     number = float(written)
     if not math.isfinite(number):
-        raise ValueError(f'{written[:20]} is no number')
+        raise ValueError(f'{written[:20]!r} is no number')
     return number
 
 def whole(

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['LARGEST', 'HEADERS', 'EXPLODED', 'AGAIN', 'MAKE_ROOM', 'OTHER_FOLDER', 'FEWER', 'SMALLER', 'LESS', 'REMEDIES',
            'REFUSALS', 'Form', 'array_of', 'write_arrays', 'read_arrays', 'check_archive', 'wrong_parts', 'read_record',
-           'number_in', 'rows_of', 'At', 'read_steps', 'Log', 'has_exploded', 'Refusal', 'explain', 'lines_of',
-           'refusal_of']
+           'rows_of', 'At', 'read_steps', 'Log', 'has_exploded', 'Refusal', 'explain', 'lines_of', 'refusal_of']
 
 # %% ../nbs/08_readers.ipynb #8798ea31
 import csv
@@ -20,7 +19,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
-from .files import InputError, read_json, reading, whole_file
+from .files import InputError, finite, read_json, reading, whole_file
 
 # %% ../nbs/08_readers.ipynb #d21a483a
 LARGEST = 2 ** 32   # bytes of an array
@@ -132,13 +131,6 @@ def read_record(
     return content
 
 # %% ../nbs/08_readers.ipynb #5099ab3b
-def number_in(cell: str) -> float:
-    "The number in a cell of a table. Raises `ValueError` where there is none."
-    number = float(cell)
-    if not math.isfinite(number):
-        raise ValueError(f'{cell!r} is no number')
-    return number
-
 def rows_of(
     path: Path,            # of a CSV file
     names: Sequence[str],  # of columns that it must have
@@ -180,7 +172,7 @@ def read_steps(
                 raise ValueError(f'step {step} comes after step {before}')
             before = step
             for name in ('epoch', 'rate', 'total'):
-                number_in(row[name])
+                finite(row[name])
             for cell in row.values():   # a term that isn't used may be nan
                 float(cell)
     return rows

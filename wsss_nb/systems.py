@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OURS', 'GROUP', 'WORDS', 'BASELINE', 'PSA', 'IRNET', 'VOC_CLASSIFIER', 'WORDS_VOC', 'IRN_VOC', 'PSA_VOC', 'VWL_VOC',
-           'SUPERVISED_SMALL', 'SUPERVISED', 'SUPERVISED_WIDE', 'SUPERVISED_VGG', 'SYSTEMS', 'ROWS', 'ABLATION',
-           'known_methods', 'published_training', 'open_run', 'describe_systems']
+           'SUPERVISED_SMALL', 'SUPERVISED', 'SUPERVISED_WIDE', 'SUPERVISED_VGG', 'SYSTEMS', 'SAME_ROW', 'ROWS',
+           'ABLATION', 'known_methods', 'published_training', 'open_run', 'describe_systems']
 
 # %% ../nbs/90_systems.ipynb #bfc2227d
 from dataclasses import replace
@@ -166,42 +166,33 @@ SYSTEMS: dict[str, System] = {
 }
 
 # %% ../nbs/90_systems.ipynb #1936a5ef
+SAME_ROW = {   # system -> its row, in every table that has it
+    'irn': 'IRNet',
+    'irn-voc': 'IRNet',
+    'sc-cam': 'SC-CAM',
+    'sc-cam-voc': 'SC-CAM',
+    'seam': 'SEAM',
+    'seam-voc': 'SEAM',
+    'bes': 'BES',
+    'bes-voc': 'BES',
+    'words': 'Visual words',
+    'words-voc': 'Visual words',
+    'vwl-voc': 'VWL-L',
+}
 ROWS: dict[str, dict[str, str]] = {   # table of the paper -> system -> its row there
-    'a': {
+    'a': SAME_ROW | {
         'psa': 'AffinityNet (PSA)',
         'psa-voc': 'AffinityNet (PSA)',
-        'irn': 'IRNet',
-        'irn-voc': 'IRNet',
-        'sc-cam': 'SC-CAM',
-        'sc-cam-voc': 'SC-CAM',
-        'seam': 'SEAM',
-        'seam-voc': 'SEAM',
-        'bes': 'BES',
-        'bes-voc': 'BES',
         'one-stage': '1Stage',
         'one-stage-voc': '1Stage',
-        'words': 'Visual words',
-        'words-voc': 'Visual words',
-        'vwl-voc': 'VWL-L',
     },
-    'c': {
+    'c': SAME_ROW | {
         'psa': 'AffinityNet',
         'psa-voc': 'AffinityNet',
-        'irn': 'IRNet',
-        'irn-voc': 'IRNet',
         'ssdd': 'SSDD',
         'ssdd-voc': 'SSDD',
-        'sc-cam': 'SC-CAM',
-        'sc-cam-voc': 'SC-CAM',
-        'seam': 'SEAM',
-        'seam-voc': 'SEAM',
-        'bes': 'BES',
-        'bes-voc': 'BES',
         'mcis': 'MCIS',
         'mcis-voc': 'MCIS',
-        'words': 'Visual words',
-        'words-voc': 'Visual words',
-        'vwl-voc': 'VWL-L',
         'deeplab': 'DeepLabv2 (all masks)',
         'deeplabv2': 'DeepLabv2 (all masks)',
         'wideresnet38': 'WideResNet38 (all masks)',

@@ -23,12 +23,12 @@ from torch import nn
 
 import wsss_nb
 from .codebook import cluster_words, encode_words, words_to_tags
-from .files import Fault, InputError, reading, whole_file, write_rows
+from .files import Fault, InputError, finite, reading, whole_file, write_rows
 from .measuring import measure_new_cams
 from .photos import Photos, evenly
 from .pictures import COLOURS, drawing
 from .pipeline import run
-from .readers import number_in, rows_of
+from .readers import rows_of
 from .run import Config, Run
 from .settings import method_name, to_json
 from .training import device, process
@@ -305,12 +305,12 @@ def as_number(
     if column in WHOLE:
         return int(value)
     if column in NUMBERS:
-        return number_in(value)
+        return finite(value)
     if not column.startswith(('CAM ', 'refined ', 'segmentation ')):
         return value
     if value == '':
         return None
-    if not 0 <= number_in(value) <= 100:
+    if not 0 <= finite(value) <= 100:
         raise ValueError(f'{column} is {value} percent')
     return float(value)
 

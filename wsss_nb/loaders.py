@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import ColorJitter, functional as T
 
 from .files import InputError, stage_behind
-from .readers import refusal_of
+from .readers import SHARED_MEMORY, lines_of, refusal_of
 from .photos import IGNORE, Photos, read_mask
 
 # %% ../nbs/09_loaders.ipynb #5b95ac91
@@ -356,7 +356,7 @@ def cannot_send(
 ) -> None:
     """End a worker whose result is lost: or whoever waits for it would wait for ever. Short of
     shared memory, it ends in the way that PyTorch tells as that."""
-    if refusal_of(error) is not None:
+    if SHARED_MEMORY.line_in(lines_of(error)) is not None:
         signal.raise_signal(signal.SIGBUS)
     traceback.print_exception(error)
     os._exit(1)
@@ -394,7 +394,8 @@ class ErrorsAsValues(Dataset):
 class Loader(DataLoader):
     """What a data set gives, in order, made by workers that leave Ctrl-C to this process.
 
-    Errors come as values: see `raised`."""
+    Errors come as values: see `raised`. The workers end with the loop over it, or when what `iter`
+    gives is closed."""
     def __init__(
         self,
         dataset: Dataset,  # may raise
@@ -406,7 +407,13 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator:
         with interruptible():
-            return super().__iter__()   # which makes the workers
+            made = super().__iter__()   # with its workers
+        try:
+            yield from made
+        finally:
+            end = getattr(made, '_shutdown_workers', None)   # else they end when it is collected
+            if end is not None:
+                end()
 
 # %% ../nbs/09_loaders.ipynb #f935eb7d
 def collate(

@@ -63,11 +63,14 @@ class Things(Walking):
     def walk_settings(self):
         return [{'beta': beta} for beta in self.betas]
 
-    def walks(self, network, seen, settings):
-        chance = network(seen.pixels[None])[0].sigmoid()
-        maps = torch.from_numpy(seen.cam.resize(tuple(chance.shape)))
+    def look(self, network, seen):
+        return (network(seen.pixels[None])[0].sigmoid(),)
+
+    def spread(self, cam, said, settings):
+        chance, = said
+        maps = torch.from_numpy(cam.resize(tuple(chance.shape)))
         found = [(maps * chance ** setting['beta']).numpy() for setting in settings]
-        return [CAM(seen.cam.classes, m, seen.cam.size) for m in found]
+        return [CAM(cam.classes, m, cam.size) for m in found]
 
 
 class Unmasked(VOCFolder):

@@ -380,15 +380,20 @@ def border_of(self: BES, network: BorderNet, pixels: torch.Tensor) -> torch.Tens
     return 1 - found if self.borders == 'inverse' else found
 
 @patch
-def walks(
+def look(self: BES, network: BorderNet, seen: Seen) -> tuple[torch.Tensor]:
+    "The map that stops the walk."
+    return (self.border_of(network, seen.pixels),)
+
+@patch
+def spread(
     self: BES,
-    network: BorderNet,                   # trained, in evaluation mode
-    seen: Seen,                           # of the photo
+    cam: CAM,                             # of the photo
+    said: tuple[torch.Tensor],            # the map that stops its walk
     settings: Sequence[dict[str, Any]],   # some of `walk_settings`
 ) -> list[CAM]:                           # one for each setting, at stride 4
     "What becomes of the CAM of a photo."
-    border = self.border_of(network, seen.pixels)
-    return [walk_to_borders(seen.cam, border, setting) for setting in settings]
+    border, = said
+    return [walk_to_borders(cam, border, setting) for setting in settings]
 
 # %% ../nbs/73_bes.ipynb #06e39195
 BES_SMALL = System(

@@ -103,7 +103,8 @@ def cams(this: Run) -> None:
         background = this.system.cams.background
         if background is None:   # masks that came later choose nothing any more
             background = this.made_with('refiner')
-        found = measure_cams(this.photos, this.cams.__getitem__, background)
+        found = measure_cams(this.photos, this.cams.__getitem__, background,
+                             this.machine.workers)
         this.record(cam={this.train_split: found})
 
 # %% ../nbs/45_pipeline.ipynb #14da57bc
@@ -153,7 +154,8 @@ def walk(this: Run) -> StoredMaps:
     process().wait_for_everyone()
     walked = StoredMaps(folder, this.photos.ids, len(this.classes))
     if not is_measured(this, 'walked'):
-        found = measure_cams(this.photos, walked.__getitem__, this.made_with('pseudo'))
+        found = measure_cams(this.photos, walked.__getitem__, this.made_with('pseudo'),
+                             this.machine.workers)
         this.record(walked={this.train_split: found})
     return walked
 
@@ -227,7 +229,7 @@ def refine(this: Run) -> None:
     if process().is_main_process:
         refiner.finish(work, masks)
     if not is_measured(this, 'pseudo'):
-        found = measure_masks(this.photos, masks)
+        found = measure_masks(this.photos, masks, this.machine.workers)
         this.record(pseudo={this.train_split: found | {'background': background}})
 
 # %% ../nbs/45_pipeline.ipynb #37aa1e1a
@@ -269,7 +271,8 @@ def measure_new_masks(
         found = measure_new_cams(this, photos, folder/'cams')
         masks = refine_new(this, photos, folder)
         background = this.walked_background
-        return {'cam': found, 'pseudo': measure_masks(photos, masks) | {'background': background}}
+        measured = measure_masks(photos, masks, this.machine.workers)
+        return {'cam': found, 'pseudo': measured | {'background': background}}
 
 # %% ../nbs/45_pipeline.ipynb #8bfd8458
 def segment(this: Run) -> None:
@@ -288,7 +291,8 @@ def predict(this: Run) -> None:
                         this.machine.workers, f'predictions of {split}')
         process().wait_for_everyone()
         if photos.has_truth and split not in this.metrics.get('segmentation', {}):
-            this.record(segmentation={split: measure_masks(photos, folder)})
+            found = measure_masks(photos, folder, this.machine.workers)
+            this.record(segmentation={split: found})
 
 # %% ../nbs/45_pipeline.ipynb #b4798844
 def evaluate(this: Run) -> None:

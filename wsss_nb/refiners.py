@@ -253,7 +253,7 @@ def spread(
     "What becomes of the CAM of a photo."
     raise NotImplementedError
 
-# %% ../nbs/24_refiners.ipynb #d5b8e244
+# %% ../nbs/24_refiners.ipynb #cc9377d7
 @patch
 def ask(self: Walking, network: nn.Module, seen: Seen) -> Looked:
     "See `look`; ready to be sent to a worker."
@@ -351,7 +351,7 @@ def see(
     "Read a photo and its CAM."
     return Seen(i, photo_pixels(work.photos, work.longest, mean, std, i), work.cams[i])
 
-# %% ../nbs/24_refiners.ipynb #58d2da4d
+# %% ../nbs/24_refiners.ipynb #f9dd6af7
 @dataclass(frozen=True)
 class TriedWalks:
     "Counts what becomes of a photo under each setting of the walk. Can be pickled."
@@ -370,6 +370,7 @@ class TriedWalks:
             sweeps.append(sweep)
         return sweeps
 
+# %% ../nbs/24_refiners.ipynb #8774d1c2
 @dataclass(frozen=True)
 class ChosenWalk:
     "Gives the walked `CAM` of a photo. Can be pickled."

@@ -203,7 +203,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 HEAVY = ('IPython', 'ipykernel', 'jupyter_core', 'jupyterlab', 'ipywidgets', 'matplotlib',
-         'nbdev', 'scipy')
+         'nbdev', 'scipy', 'timm', 'torchvision', 'triton')
 
 
 def loaded(code: str, folder: Path) -> set[str]:

@@ -13,16 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Literal, Sequence
 
-import timm
 import torch
-import torchvision
 from fastcore.basics import patch
 from torch import nn
 
 from .files import Fault, InputError
 from .published import (IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_NAMES, WideResNet38,
                                cut_timm, efficientnet_lite0_weights, load_weights, no_weights,
-                               read_weights, rename, resnet_weights, timm_features, vgg16_weights)
+                               read_weights, rename, resnet_weights, timm_classifier, timm_features,
+                               torchvision_network, vgg16_convolutions, vgg16_weights)
 from .settings import negative, not_among
 
 # %% ../nbs/12_backbones.ipynb #2771dbb6
@@ -267,7 +266,7 @@ def resnet(
     weights: str | Path | None,   # 'imagenet', a file, or None: random
 ) -> Backbone:
     "A ResNet of torchvision in five stages."
-    network = torchvision.models.get_model(name.removesuffix('_caffe'))
+    network = torchvision_network(name.removesuffix('_caffe'))
     if name.endswith('_caffe'):
         for layer in (network.layer2, network.layer3, network.layer4):
             layer[0].conv1.stride = (2, 2)
@@ -286,7 +285,7 @@ def vgg16(
     weights: str | Path | None,   # 'imagenet', a file, or None: random
 ) -> Backbone:
     "VGG16 with DeepLab's fc6 and fc7, in six stages."
-    f = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs['D'])
+    f = vgg16_convolutions()
     fc6 = nn.Conv2d(512, 1024, 3, padding=1)
     fc7 = nn.Conv2d(1024, 1024, 1)
     network = nn.ModuleDict({'features': f, 'fc6': fc6, 'fc7': fc7})
@@ -323,7 +322,7 @@ def efficientnet_lite0(
     weights: str | Path | None,   # 'imagenet', a file, or None: random
 ) -> Backbone:
     "EfficientNet-Lite0 of timm in five stages."
-    network = timm.create_model('tf_efficientnet_lite0')
+    network = timm_classifier('tf_efficientnet_lite0')
     if weights == 'imagenet':
         load_weights(network, efficientnet_lite0_weights(network), weights, head=('classifier.',))
     elif weights is not None:

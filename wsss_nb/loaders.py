@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms.v2 import ColorJitter, functional as T
 
 from .files import InputError, stage_behind
 from .readers import SHARED_MEMORY, lines_of, refusal_of
@@ -39,8 +38,9 @@ def normalise(
     std: Sequence[float],    # likewise
 ) -> torch.Tensor:           # float32 (3, H, W)
     "An image as its backbone wants it: (colours in 0..1 - mean) / standard deviation."
-    colours = T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)
-    return T.normalize(colours, mean, std)
+    colours = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() * (1 / 255)
+    mean, std = [colours.new_tensor(numbers)[:, None, None] for numbers in (mean, std)]
+    return (colours - mean).div_(std)
 
 # %% ../nbs/09_loaders.ipynb #8780c20a
 def colours_of(
@@ -57,6 +57,7 @@ def jittered(
     generator: random.Random,   # all that is drawn is drawn from here
 ) -> Image.Image:
     "A photo in other colours: brightness, contrast and saturation by 0.3, hue by 0.1."
+    from torchvision.transforms.v2 import ColorJitter   # takes as long to import as PyTorch
     with torch.random.fork_rng([]):
         torch.manual_seed(generator.getrandbits(32))
         return ColorJitter(.3, .3, .3, .1)(image)

@@ -8,7 +8,7 @@ DEMO = --data $(SHAPES) --classifier.backbone.dilate False --segmenter.backbone.
 	--classifier.epochs 5 --cams.scales 1 0.5 1.5 --segmenter.epochs 5 --segmenter.crop 96 \
 	--segmenter.learning-rate 0.001 --prediction.scales 1
 
-.PHONY: install demo table test soak lab docs clean
+.PHONY: install demo table test bench soak lab docs clean
 
 install: $(VENV)/installed
 
@@ -36,6 +36,11 @@ table: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+# Our way and the published one in turns, on the machine as it is and with every core busy; the rows
+# go to data/measured_speed.csv. `make bench BENCH=--whole`: also what takes minutes.
+bench: install
+	$(BIN)/python -m pytest tests/bench/bench_*.py --benchmark-columns=median,iqr,rounds $(BENCH)
 
 # Hours of work in little: steps and photos by the thousand, kills at random moments, damaged files.
 soak: install

@@ -67,7 +67,7 @@ def in_workers(
         made.close()
         given.close()   # and with it workers that make the items
 
-# %% ../nbs/18_work.ipynb #60625449
+# %% ../nbs/18_work.ipynb #84927e78
 @contextmanager
 def one_thread() -> Iterator[None]:
     "What PyTorch computes within the block is computed on one thread."
@@ -103,14 +103,15 @@ class Maker(NamedTuple):
         "What becomes of one photo."
         return self.see(self.views(place))
 
-# %% ../nbs/18_work.ipynb #3eef46ce
+# %% ../nbs/18_work.ipynb #9c079da0
 def answers(
     maker: Maker,           # that is asked
     places: Sequence,       # of photos
     workers: int,           # processes that read them
+    what: str | None,       # is being done, for the progress bar; None: no bar
 ) -> Iterator:              # in order
     "What the network of a maker says to photos that workers read."
-    for views in in_workers(maker.views, places, workers, None):
+    for views in in_workers(maker.views, places, workers, what):
         yield maker.ask(views)
 
 def looking(
@@ -120,11 +121,9 @@ def looking(
     what: str | None,         # is being done, for the progress bar; None: no bar
 ) -> Iterator[tuple]:         # (place, what is made of it), in order
     "Ask a maker for each of some photos."
-    if maker.rest is None:
-        made = map(maker.ask, in_workers(maker.views, places, workers, what))
-    else:
-        asked = answers(maker, places, workers)
-        made = in_workers(maker.rest, asked, workers, what, len(places))
+    made = answers(maker, places, workers, what if maker.rest is None else None)
+    if maker.rest is not None:
+        made = in_workers(maker.rest, made, workers, what, len(places))
     for result, place in zip(made, places):   # in this order, the workers come to their end
         yield place, result
 

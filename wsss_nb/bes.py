@@ -379,6 +379,7 @@ def border_of(self: BES, network: BorderNet, pixels: torch.Tensor) -> torch.Tens
     found = border_map(network, pixels)
     return 1 - found if self.borders == 'inverse' else found
 
+# %% ../nbs/73_bes.ipynb #5c74999a
 @patch
 def look(self: BES, network: BorderNet, seen: Seen) -> tuple[torch.Tensor]:
     "The map that stops the walk."

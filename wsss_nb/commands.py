@@ -28,7 +28,7 @@ from .methods import STAGES, System, system_options
 from .prediction import PredictionSettings
 from .report import percent
 from .run import Config, Run, RunSettings
-from .settings import check_settings
+from .settings import WORKERS, check_settings
 from .shapes import make_shapes
 from .terms import Terms
 from .systems import ABLATION, ROWS, SYSTEMS, describe_systems, known_methods, open_run
@@ -153,7 +153,7 @@ def predict(
     crf: bool | None = None,                 # refine with a dense CRF; None: as the run does
     longest: int | None = None,              # longer photos are worked on at this size, pixels
     window: int | None = None,               # larger ones are predicted in windows, pixels a side
-    workers: int = 2,                        # processes that read and write; same results
+    workers: int = WORKERS,                  # processes that read and write; same results
 ) -> None:
     """Draw a mask for every photo of a run; or for any photos, with the segmenter of a finished
     run. The same command goes on where it was cut off."""
@@ -219,7 +219,7 @@ def branch_with(
         out: Positional[Folder],         # folder for the new run
         refiner: Union[tuple(kinds)],    # how the new run makes pseudo masks
         until: Literal['refine', 'segment', 'predict', 'evaluate'] = 'evaluate',  # last stage
-        workers: int = 2,                # processes that read photos; same results
+        workers: int = WORKERS,          # processes that read photos; same results
         background: float | None = None, # score of the background in the CAMs, 0..1; None: as there
     ) -> None:
         """Begin a run with the classifier and the CAMs of another one, and go on with another
@@ -449,7 +449,7 @@ def submit(
     out: Path | None = None,     # file to write; None: comp6_test_cls.tar in the run
     data: Path | None = None,    # VOC folder with the list and its photos; None: the run's
     split: str = 'test',         # the list
-    workers: int = 2,            # processes that read photos and write masks; same results
+    workers: int = WORKERS,      # processes that read photos and write masks; same results
 ) -> None:
     """Predict the photos of a test list and pack their masks for VOC's test server. The file is
     verified before it gets its name."""

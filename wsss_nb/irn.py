@@ -384,6 +384,7 @@ def look(self: IRN, network: IRNet, seen: Seen) -> tuple[torch.Tensor, torch.Ten
     "The boundary map and the displacement of the photo, see `irn_fields`."
     return irn_fields(network, seen.pixels)
 
+# %% ../nbs/27_irn.ipynb #9637d4eb
 @patch
 def spread(
     self: IRN,
@@ -459,6 +460,7 @@ def finish(
     files = [work.photos.path(i).name for i in range(len(work.photos))]
     write_coco(path, files, sizes, work.photos.classes, annotations)
 
+# %% ../nbs/27_irn.ipynb #e5f92737
 def instances_of(
     method: IRN,
     work: Work,     # of the refiner

@@ -21,7 +21,7 @@ from .photos import IMAGE_SUFFIXES, read_image, read_mask
 from .prediction import PredictionSettings, check_crf, write_masks
 from .readers import read_record
 from .run import Run
-from .settings import check_settings, to_json
+from .settings import WORKERS, check_settings, to_json
 from .training import Machine, process, progress
 
 # %% ../nbs/60_new_photos.ipynb #54b70791
@@ -166,7 +166,7 @@ def predict_photos(
     prediction: PredictionSettings | None = None,  # None: as the run does
     coco: bool = False,                  # also write coco.json
     overlays: bool = True,               # also write overlays
-    workers: int = 2,                    # processes that read, and as many that write
+    workers: int = WORKERS,                    # processes that read, and as many that write
 ) -> dict[str, tuple[int, int]]:         # name -> (width, height)
     """Draw masks for photos with the segmenter of a run, or go on with it. Raises `InputError` for
     whatever a person can mend, before anything is written."""

@@ -35,6 +35,7 @@ from .prediction import grid_stride, write_masks
 from .refiners import missing, write_labels
 from .records import environment, now
 from .run import Config, Run, start_run
+from .settings import WORKERS
 from .sheets import draw_contact, draw_examples
 from .training import process
 from .work import Lead, Maker, Work, in_workers, looking
@@ -159,6 +160,7 @@ def walk(this: Run) -> StoredMaps:
         this.record(walked={this.train_split: found})
     return walked
 
+# %% ../nbs/45_pipeline.ipynb #dd838be1
 def has_walked(this: Run) -> bool:
     "Whether all walked maps are there."
     names = [f'refiner/cams/{name}.npz' for name in this.photos.ids]
@@ -427,7 +429,7 @@ def branch(
     out: str | Path,                   # folder of the new run
     refiner: RefinerMethod,            # of the new run
     until: str = 'evaluate',           # last stage to do, of STAGES
-    workers: int = 2,                  # processes that read photos
+    workers: int = WORKERS,                  # processes that read photos
     background: float | None = None,   # score of the background in its CAMs; None: as in the other
 ) -> dict:                             # what its metrics.json holds
     """Go on from the CAMs of a run in another way, in another folder. Raises `InputError` if the

@@ -16,11 +16,10 @@ from typing import Annotated, Any, Callable, ClassVar, NamedTuple, Sequence
 import numpy as np
 import torch
 import tyro
+from fastcore.basics import patch
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
-
-from fastcore.basics import patch
 
 from .cam import CAM
 from .crf import refine_labels
@@ -272,6 +271,7 @@ def walks(
     with one_thread():
         return self.spread(looked.cam, looked.tensors(), settings)
 
+# %% ../nbs/24_refiners.ipynb #28eafa14
 @patch
 def walked(
     self: Walking,

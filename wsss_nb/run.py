@@ -26,8 +26,8 @@ from .fingerprints import (
 from .methods import System, stages_of
 from .photos import Photos, median_long_side
 from .records import FORMAT, check_format, check_metrics, environment
-from .settings import (Methods, beyond, check_settings, differences, from_json, negative,
-                              not_among, not_positive, to_json)
+from .settings import (WORKERS, Methods, beyond, check_settings, differences, from_json,
+                              negative, not_among, not_positive, to_json)
 from .training import Machine, process
 from .work import Maker, Work
 
@@ -46,7 +46,7 @@ class RunSettings:
     longest: int = 1024    # longer photos are worked on with a long side of so many pixels
     precision: Literal['no', 'bf16', 'fp16'] = 'no'   # mixed precision
     seed: int = 0          # of all that is drawn at random
-    workers: int = 2       # processes that read photos; without effect on the results
+    workers: int = WORKERS   # processes that read photos: one a core, 8 at most; same results
 
     def faults(self) -> list[str]:
         found = (not_positive(self, 'longest') + negative(self, 'seed', 'workers')
@@ -484,7 +484,7 @@ def start_run(
 def read_config(
     root: str | Path,     # folder of a run
     methods: Methods,     # that are known, by role and name
-    workers: int = 2,     # processes that read photos
+    workers: int = WORKERS,   # processes that read photos
 ) -> Config:
     "The configuration that a run was made with. Raises `InputError` if the folder is no run."
     path = Path(root)/'config.json'

@@ -34,7 +34,7 @@ from .saliency import SaliencyLabels
 from .sc_cam import SC_CAM, SC_CAM_VOC, SubCategories
 from .seam import SEAM, SEAM_VOC, RefinedMaps, Seam
 from .segmentation import VOC_DEEPLAB, DeepLab, LargeFOV
-from .settings import Methods
+from .settings import WORKERS, Methods
 from .static_ssdd import StaticSSDD
 from .training import OPTIMISERS, TrainingSettings
 from .visual_words import VisualWords
@@ -214,7 +214,7 @@ ABLATION: dict[str, dict] = {   # row -> settings of the classifier
 # %% ../nbs/90_systems.ipynb #2ff820f4
 def open_run(
     root: str | Path,   # folder of a run
-    workers: int = 2,   # processes that read photos
+    workers: int = WORKERS,   # processes that read photos
 ) -> Run:
     "A run that is there. Raises `InputError` if the folder is none."
     return Run(read_config(root, known_methods(), workers))

@@ -23,6 +23,7 @@ from .readers import read_record
 from .run import Run
 from .settings import check_settings, to_json
 from .training import Machine, process, progress
+from .work import quick
 
 # %% ../nbs/60_new_photos.ipynb #54b70791
 def photos_at(
@@ -172,7 +173,7 @@ def predict_photos(
     whatever a person can mend, before anything is written."""
     check_settings(Machine(workers=workers))
     out = Path(out)
-    network = run.network('segmenter')
+    network = quick(run.network('segmenter'), run.machine.precision)
     settings = run.system.prediction if prediction is None else prediction
     sizes = photo_sizes(photos)
     for name in photos if settings.crf else ():

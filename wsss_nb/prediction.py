@@ -106,7 +106,7 @@ def straight_and_mirrored(
 ) -> torch.Tensor:        # float32 (1 or 2, L, h, w)
     "The logits of an image and, mirrored back, of its mirror image."
     backbone = model.backbone
-    pixels = normalise(image, backbone.mean, backbone.std).to(next(model.parameters()))
+    pixels = normalise(image, backbone.mean, backbone.std).to(next(model.parameters()).device)
     if not mirror:
         return model(pixels[None]).float()
     straight, mirrored = model(torch.stack([pixels, pixels.flip(-1)])).float()

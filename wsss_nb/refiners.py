@@ -30,7 +30,8 @@ from .metrics import BackgroundSweep
 from .photos import Photos, at_most, evenly, write_mask
 from .readers import read_record
 from .training import TrainingSettings, process
-from .work import Lead, Maker, Trained, Work, in_workers, looking, photo_pixels
+from .work import (Lead, Maker, Trained, Work, in_workers, looking, photo_pixels,
+                          quick)
 
 # %% ../nbs/24_refiners.ipynb #a8b94218
 @dataclass(frozen=True)
@@ -326,7 +327,8 @@ def choose_walk(
     if not work.photos.has_truth:
         return {'setting': settings[0]}
     sweeps = [BackgroundSweep(len(work.photos.classes) + 1) for _ in settings]
-    maker = Maker(network, self.seer(work, network), partial(self.walks, settings=settings))
+    looker = quick(network, work.machine.precision)
+    maker = Maker(looker, self.seer(work, network), partial(self.walks, settings=settings))
     places = evenly(len(work.photos), photos)
     for i, walked in looking(maker, places, work.machine.workers, 'choosing the walk'):
         truth = work.photos.truth(i)
@@ -365,7 +367,8 @@ def maker(self: Walking, work: Work) -> Maker:
     "Gives the walked `CAM` of each photo; trains, and chooses the walk, first."
     network = self.train(work)
     setting = self.chosen_walk(work, network)
-    return Maker(network, self.seer(work, network), partial(self.walked, work, setting))
+    looker = quick(network, work.machine.precision)
+    return Maker(looker, self.seer(work, network), partial(self.walked, work, setting))
 
 @patch
 def labels(

@@ -135,7 +135,7 @@ def test_elsewhere_the_same_masks_and_maps_are_counted_as_one_by_one(run):
     found = evaluate_elsewhere(run, photos, 'val', settings)
 
     matrix = ConfusionMatrix(len(run.classes) + 1)
-    segmenter = quick(run.network('segmenter'))
+    segmenter = quick(run.network('segmenter'), run.machine.precision)
     for i in range(len(photos)):
         labels = predict_labels(segmenter, photos.image(i), settings)
         matrix.update(labels, photos.truth(i))

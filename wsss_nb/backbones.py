@@ -221,13 +221,17 @@ def stage_features(
     self: Backbone,
     images: torch.Tensor,  # normalised (B, 3, H, W)
 ) -> list[torch.Tensor]:   # one (B, stage_channels[i], h_i, w_i) a stage
-    "The features of every stage, for networks that read several."
-    features = images.contiguous(memory_format=torch.channels_last)
+    """The features of every stage, for networks that read several. A copy with weights of another
+    type (chapter 18) gives them in the type of the images."""
+    own = next(self.parameters()).dtype
+    features = images.to(own).contiguous(memory_format=torch.channels_last)
     found = []
     for i, stage in enumerate(self.stages):
         with torch.set_grad_enabled(torch.is_grad_enabled() and i >= self.frozen_stages):
             features = stage(features)
         found.append(features)
+    if own != images.dtype:
+        found = [features.to(images.dtype) for features in found]
     return found
 
 # %% ../nbs/12_backbones.ipynb #fc237072

@@ -147,6 +147,7 @@ def predict(
     root: Positional[Folder],                # folder of a run
     photos: Positional[tuple[Path, ...]] = (),  # photos, or folders of them; none: all of the run
     out: Path | None = None,                 # new folder for the masks of these photos
+    tags: Path | None = None,                # table file,tags of these photos: masks keep to them
     coco: bool = False,                      # also write the regions as COCO run lengths
     scales: tuple[float, ...] | None = None, # of the photo; None: those of the run
     mirror: bool | None = None,              # look at the mirror image, too; None: as the run does
@@ -160,7 +161,7 @@ def predict(
     asked = dict(scales=scales, mirror=mirror, crf=crf, longest=longest, window=window)
     given = [value for value in asked.values() if value is not None]
     if not photos:
-        if out or coco or given:
+        if out or coco or tags or given:
             raise InputError('these options are for photos that you name: '
                              '`wsss_nb predict RUN PHOTO... --out DIR`')
         do_stage('predict', root)
@@ -170,7 +171,7 @@ def predict(
     run = open_run(root)
     settings = changed_prediction(run, **asked)
     found = new_photos.find_photos(photos)
-    sizes = new_photos.predict_photos(run, found, out, settings, coco, workers=workers)
+    sizes = new_photos.predict_photos(run, found, out, settings, coco, workers=workers, tags=tags)
     more = ', and coco.json' if coco else ''
     print(f'{out}: masks of {len(sizes)} photos, the photos under them in overlays{more}')
 

@@ -33,7 +33,7 @@ from .random_walk import (PairKinds, boundary_affinity, boundary_transition, che
 from .readers import Form, read_arrays, write_arrays
 from .refiners import TOLERANCE, ChosenWalk, Looked, Seen, Walking
 from .training import At, TrainingSettings, process, save_model, whole_targets
-from .work import Maker, Work, in_workers, looking, one_thread
+from .work import Maker, Work, in_workers, looking, one_thread, quick
 
 # %% ../nbs/27_irn.ipynb #5dcbf1df
 def irn_labels(
@@ -261,7 +261,7 @@ def irn_fields(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # boundary map (h, w), 0..1, and displacement (2, h, w)
     """The fields of a photo, at stride 4, on the device of the model. The boundary is the mean of
     the photo's and its mirror image's logits, as published; the arrows are the photo's own."""
-    pixels = pixels.to(next(model.parameters()))
+    pixels = pixels.to(next(model.parameters()).device)
     boundary, displacement = model(torch.stack([pixels, pixels.flip(-1)]))
     both = boundary[0] + boundary[1].flip(-1)
     return (both.float() / 2).sigmoid(), displacement[0].float()
@@ -360,7 +360,8 @@ def train(self: IRN, work: Work) -> IRNet:
     process().wait_for_everyone()   # none writes it again before all have it
     if network.mean_displacement.any():
         return network
-    maker = Maker(network, self.seer(work, network), arrows_of)
+    looker = quick(network, work.machine.precision)
+    maker = Maker(looker, self.seer(work, network), arrows_of)
     places = evenly(len(work.photos), 200)
     found = looking(maker, places, work.machine.workers, 'mean displacement')
     set_mean_displacement(network, [arrows for _, arrows in found])

@@ -32,7 +32,7 @@ from .prediction import PredictionSettings, write_masks
 from .run import FINGERPRINTS, Run, changed_data, changed_fault, count_made
 from .settings import check_settings
 from .training import Diverged, process, progress
-from .work import Maker, Trained, in_workers, looking
+from .work import Maker, Trained, in_workers, looking, quick
 
 # %% ../nbs/42_measuring.ipynb #563a3047
 def check_size(
@@ -347,7 +347,7 @@ def measure_predictions(
     """Measure the masks that a run's segmenter draws for other photos; they are not kept. Raises
     `InputError` for a run without a segmenter."""
     paths = {name: photos.path(i) for i, name in enumerate(photos.ids)}
-    segmenter = run.network('segmenter')
+    segmenter = quick(run.network('segmenter'), run.machine.precision)
     with tempfile.TemporaryDirectory() as folder:
         masks = Path(folder)/'predictions'
         masks.mkdir()

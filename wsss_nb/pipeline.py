@@ -38,7 +38,7 @@ from .run import Config, Run, start_run
 from .settings import WORKERS
 from .sheets import draw_contact, draw_examples
 from .training import process
-from .work import Lead, Maker, Work, in_workers, looking
+from .work import Lead, Maker, Work, in_workers, looking, quick
 
 # %% ../nbs/45_pipeline.ipynb #97372a1f
 def describe(
@@ -289,8 +289,9 @@ def predict(this: Run) -> None:
     for split, photos in this.splits.items():
         todo = {photos.ids[i]: photos.path(i) for i in missing(photos, folder, '.png')}
         if todo:
-            write_masks(this.network('segmenter'), todo, folder, this.system.prediction,
-                        this.machine.workers, f'predictions of {split}')
+            segmenter = quick(this.network('segmenter'), this.machine.precision)
+            write_masks(segmenter, todo, folder, this.system.prediction, this.machine.workers,
+                        f'predictions of {split}')
         process().wait_for_everyone()
         if photos.has_truth and split not in this.metrics.get('segmentation', {}):
             found = measure_masks(photos, folder, this.machine.workers)
@@ -329,7 +330,7 @@ def perform(
     start = time.time()
     entry = this.metrics.get('stages', {}).get(stage, {})
     is_noted = 'end' in entry or (not entry and stage in this.metrics.get('seconds', {}))
-    first = {'start': entry.get('start', now())} | environment(this.config.precision)
+    first = {'start': entry.get('start', now())} | environment(this.machine.precision)
     if not is_noted:
         this.record(stages={stage: first})
     with noted(this, stage):

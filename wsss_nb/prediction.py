@@ -106,7 +106,7 @@ def straight_and_mirrored(
 ) -> torch.Tensor:        # float32 (1 or 2, L, h, w)
     "The logits of an image and, mirrored back, of its mirror image."
     backbone = model.backbone
-    pixels = normalise(image, backbone.mean, backbone.std).to(next(model.parameters()))
+    pixels = normalise(image, backbone.mean, backbone.std).to(next(model.parameters()).device)
     if not mirror:
         return model(pixels[None]).float()
     straight, mirrored = model(torch.stack([pixels, pixels.flip(-1)])).float()
@@ -282,8 +282,12 @@ def finish_labels(
     logits: Sequence[np.ndarray],  # from `predict_logits`
     image: Image.Image,            # the photo
     settings: PredictionSettings = PredictionSettings(),
+    kept: Sequence[int] | None = None,   # labels that the photo may have; None: any
 ) -> np.ndarray:                   # label map uint8 (H, W) of the photo's own size
     "From logits to labels. Raises `InputError` if a CRF would be too large."
+    if kept is not None:
+        few = [maps[list(kept)] for maps in logits]
+        return np.array(kept, np.uint8)[finish_labels(few, image, settings)]
     if settings.crf:
         check_crf(image.size, len(logits[0]), settings.longest)
         small = at_most(image, settings.longest)
@@ -316,10 +320,12 @@ class Finish:
     settings: PredictionSettings   # how logits become labels
     overlays: Path | None          # folder; None: no overlays
     classes: Sequence[str]         # names of the labels 1..C, for the overlays
+    kept: Mapping[str, Sequence[int]] | None   # name -> labels that it may have; None: any
 
     def __call__(self, seen: Seen) -> None:
         image = read_image(seen.photo)
-        labels = finish_labels(seen.logits, image, self.settings)
+        kept = None if self.kept is None else self.kept[seen.name]
+        labels = finish_labels(seen.logits, image, self.settings, kept)
         if self.overlays:
             with whole_file(self.overlays/f'{seen.name}.jpg') as unfinished:
                 draw_overlay(image, labels, self.classes).save(unfinished, quality=90)
@@ -358,11 +364,12 @@ def write_masks(
     what: str = 'predictions',     # for the progress bar
     overlays: Path | None = None,  # folder, gets <name>.jpg: the photo under its mask
     classes: Sequence[str] = (),   # names of the labels 1..C, for the overlays
+    kept: Mapping[str, Sequence[int]] | None = None,   # name -> labels it may have; None: any
 ) -> None:
     """Write the mask of every photo. Raises `InputError` for a photo that can't be read or is too
     large for a CRF; masks that are written by then stay."""
     seen = see_photos(model, photos, settings, workers)
-    finish = Finish(Path(masks), settings, overlays, classes)
+    finish = Finish(Path(masks), settings, overlays, classes, kept)
     for _ in in_workers(finish, seen, workers, what, len(photos)):
         pass
 

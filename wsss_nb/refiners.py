@@ -30,7 +30,7 @@ from .photos import Photos, at_most, evenly, write_mask
 from .readers import read_record
 from .training import TrainingSettings, process
 from .work import (Lead, Maker, Trained, Work, in_workers, looking, one_thread,
-                          photo_pixels)
+                          photo_pixels, quick)
 
 # %% ../nbs/24_refiners.ipynb #a8b94218
 @dataclass(frozen=True)
@@ -395,8 +395,9 @@ def choose_walk(
     if not work.photos.has_truth:
         return {'setting': settings[0]}
     sweeps = [BackgroundSweep(len(work.photos.classes) + 1) for _ in settings]
+    looker = quick(network, work.machine.precision)
     tried = TriedWalks(self, work, settings)
-    maker = Maker(network, self.seer(work, network), self.ask, tried)
+    maker = Maker(looker, self.seer(work, network), self.ask, tried)
     places = evenly(len(work.photos), photos)
     for _, found in looking(maker, places, work.machine.workers, 'choosing the walk'):
         for sweep, counted in zip(sweeps, found):
@@ -434,7 +435,8 @@ def maker(self: Walking, work: Work) -> Maker:
     "Gives the walked `CAM` of each photo; trains, and chooses the walk, first."
     network = self.train(work)
     setting = self.chosen_walk(work, network)
-    return Maker(network, self.seer(work, network), self.ask, ChosenWalk(self, work, setting))
+    looker = quick(network, work.machine.precision)
+    return Maker(looker, self.seer(work, network), self.ask, ChosenWalk(self, work, setting))
 
 @patch
 def labels(

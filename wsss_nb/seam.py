@@ -325,7 +325,7 @@ def refined_cam(
         ask = network.raw_maps if maps == 'raw' else network.class_maps
         found = []
         for images in views.images:
-            own = ask(images.to(parameter))[:, views.classes.to(parameter.device)]
+            own = ask(images.to(parameter.device))[:, views.classes.to(parameter.device)]
             found.append(aligned(own.float(), images.shape[-2:]))
         total = stretched(sum_of_views(found, size, merge)).clamp(0)
     return CAM(views.classes.numpy(), total.numpy(), views.size)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Methods', 'FOREIGN', 'HARMLESS', 'WORKERS', 'sentences', 'not_positive', 'negative', 'not_among', 'wrong_scales',
            'beyond', 'no_numbers', 'all_faults', 'check_settings', 'method_name', 'to_json', 'of_union', 'of_tuple',
-           'of_type', 'from_json', 'known_method', 'differences', 'check_environment', 'process', 'device',
-           'usual_workers']
+           'of_type', 'from_json', 'known_method', 'differences', 'absent_files', 'check_environment', 'process',
+           'device', 'usual_workers']
 
 # %% ../nbs/10_settings.ipynb #1cb7f009
 import math
@@ -21,7 +21,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from .files import InputError
+from .files import Fault, InputError
 
 # %% ../nbs/10_settings.ipynb #6e7fdb5d
 def sentences(
@@ -271,6 +271,16 @@ def differences(
     for name in asked | there:
         inner = f'{path}.{name}' if path else name
         found += differences(there.get(name), asked.get(name), inner)
+    return found
+
+# %% ../nbs/10_settings.ipynb #f78ff872
+def absent_files(settings: Any) -> list[Fault]:
+    "Files that settings name, and that aren't there."
+    found = settings.absent() if hasattr(settings, 'absent') else []
+    for part in fields(settings):
+        value = getattr(settings, part.name)
+        if is_dataclass(value):
+            found = found + absent_files(value)
     return found
 
 # %% ../nbs/10_settings.ipynb #c38777e8

@@ -113,3 +113,63 @@ def pamr(
     for _ in range(rounds):
         maps = (all_dilations(maps, dilations, eight) * weights).sum(2)
     return maps
+
+
+def hspp(
+    features: torch.Tensor,   # (B, d, h, w)
+    gamma: float = 2.,
+) -> torch.Tensor:            # (B, d)
+    "Adaptive pooling, once for each grid and once for the mean."
+    maxima = 0.
+    for r in (1, 2, 4):
+        maxima = maxima + F.adaptive_max_pool2d(features, r).mean((2, 3))
+    return (maxima + gamma * F.adaptive_avg_pool2d(features, 1).flatten(1)) / (gamma + 3)
+
+
+def words(
+    features: torch.Tensor,   # (B, d, h, w)
+    codebook: torch.Tensor,   # (k, d)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:   # probabilities, histogram, labels
+    "Unit features, unit words, all products, softmax, the best of each place."
+    unit_features = F.normalize(features.detach(), dim=1)
+    unit_words = F.normalize(codebook, dim=1)
+    similarity = torch.einsum('bdhw,kd->bkhw', unit_features, unit_words)
+    probabilities = similarity.softmax(1)
+    best = probabilities.argmax(1).flatten(1)
+    labels = torch.zeros(similarity.shape[:2]).scatter_(1, best, 1.)
+    return probabilities, probabilities.sum((2, 3)), labels
+
+
+def cams(
+    network: torch.nn.Module,   # with `.class_maps`
+    views: list[torch.Tensor],  # of each scale (2, 3, h, w): photo and mirror image
+    size: tuple[int, int],      # (height, width) of the photo
+    tags: torch.Tensor,         # (C,), 0 or 1
+) -> torch.Tensor:              # (K, h / 4, w / 4), 0..1
+    "Maps of all classes at every scale, at stride 4 and at full size, then those of the tags."
+    strided = [(side - 1) // 4 + 1 for side in size]
+    small = 0.
+    large = 0.
+    for images in views:
+        straight, mirrored = network.class_maps(images)
+        maps = torch.maximum(straight, mirrored.flip(-1))[None]
+        small = small + F.interpolate(maps, strided, mode='bilinear', align_corners=False)[0]
+        large = large + F.interpolate(maps, size, mode='bilinear', align_corners=False)[0]
+    found = []
+    for maps in (small, large):
+        kept = maps[tags.bool()]
+        found.append(kept / (kept.amax((1, 2), keepdim=True) + 1e-5))
+    return found[0]
+
+
+def logits(
+    network: torch.nn.Module,    # images -> (B, L, h, w)
+    views: list[torch.Tensor],   # of each scale (1, 3, h, w)
+    size: tuple[int, int],       # (height, width) of the photo
+) -> torch.Tensor:               # (H, W), labels
+    "The largest over scales of the logits at full size."
+    found = []
+    for images in views:
+        maps = network(images)
+        found.append(F.interpolate(maps, size, mode='bilinear', align_corners=False)[0])
+    return torch.stack(found).amax(0).argmax(0)

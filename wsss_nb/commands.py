@@ -19,8 +19,9 @@ import tyro
 
 from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
-from . import tables
+from . import stand_in, tables
 from .comparison import TABLE_A, Comparison, compared
+from .crf import densecrf
 from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
 from .lock import alone_in
@@ -64,6 +65,7 @@ def print_metrics(run: Run) -> None:
 
 def run_with(
     name: str,       # a key of `SYSTEMS`
+    words: list[str] = (),   # of the command line
 ) -> Callable:       # the command `run`
     "The command `run`, with the settings of a system as its defaults."
     Parts = system_options(SYSTEMS[name], known_methods())
@@ -75,7 +77,7 @@ def run_with(
     ) -> None:
         """Do the whole job: classifier, CAMs, pseudo masks, segmenter, predictions, measurements.
         The same command goes on with a run that was cut off."""
-        config = options.config(parts)
+        config = stand_in.begun(options.config(parts), words, known_methods())
         pipeline.run(config, until, accept_changes)
         print_metrics(Run(config))
         print(f'{config.out}: done')
@@ -141,6 +143,8 @@ def changed_prediction(
     given = {name: value for name, value in asked.items() if value is not None}
     settings = replace(run.system.prediction, **given)
     check_settings(settings)
+    if settings.crf:
+        densecrf()
     return settings
 
 def predict(
@@ -488,7 +492,7 @@ def find_command(
 ) -> Callable:          # for tyro
     "The function of a command."
     if name == 'run':
-        return run_with(system_named(arguments))
+        return run_with(system_named(arguments), arguments)
     if name == 'table':
         return table_with(system_named(arguments))
     if name == 'branch':

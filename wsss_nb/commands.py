@@ -19,9 +19,8 @@ import tyro
 
 from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
-from . import stand_in, tables
+from . import import_masks, stand_in, tables
 from .comparison import TABLE_A, Comparison, compared
-from .crf import densecrf
 from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
 from .lock import alone_in
@@ -143,8 +142,6 @@ def changed_prediction(
     given = {name: value for name, value in asked.items() if value is not None}
     settings = replace(run.system.prediction, **given)
     check_settings(settings)
-    if settings.crf:
-        densecrf()
     return settings
 
 def predict(
@@ -497,4 +494,6 @@ def find_command(
         return table_with(system_named(arguments))
     if name == 'branch':
         return branch_with(known_methods()['refiner'])
+    if name == 'import-masks':
+        return import_masks.command_with(open_run)
     return globals()[name]

@@ -8,7 +8,7 @@ __all__ = ['NO_CLASS', 'EXPORT_AGAIN', 'CORRECT', 'Wrong', 'Drawn', 'label_of', 
            'cvat_drawn', 'numbered_labels', 'coloured_labels', 'read_labelmap', 'image_drawn', 'labelme_drawn',
            'json_drawn', 'folder_drawn', 'read_drawn']
 
-# %% ../nbs/65_annotations.ipynb #74c50882
+# %% ../nbs/65_annotations.ipynb #b109f5bf
 import base64
 import io
 import json
@@ -24,7 +24,7 @@ from .coco_photos import read_content
 from .files import Fault, InputError, one_form, read_list, read_text
 from .photos import IGNORE, open_image, read_mask
 
-# %% ../nbs/65_annotations.ipynb #c24fdc1f
+# %% ../nbs/65_annotations.ipynb #56009018
 NO_CLASS = {'background': 0, '_background_': 0, 'ignore': IGNORE, '__ignore__': IGNORE,
             'void': IGNORE}   # name of a shape -> its label
 EXPORT_AGAIN = 'Export it again, from the photos and classes of this run'
@@ -40,7 +40,7 @@ class Drawn(NamedTuple):
     labels: Callable[[Sequence[str], tuple[int, int]], np.ndarray]
     # (classes of the run, (width, height) of the photo) -> label map; raises `Wrong`
 
-# %% ../nbs/65_annotations.ipynb #260f6fe6
+# %% ../nbs/65_annotations.ipynb #ed908bb0
 def label_of(
     name: str,               # of a shape
     classes: Sequence[str],  # of the run
@@ -59,7 +59,7 @@ def check_size(stated: tuple[int, int], size: tuple[int, int]) -> None:
         raise Wrong(f'it is of a photo of {stated[0]} x {stated[1]} pixels, and this one has '
                     f'{size[0]} x {size[1]}')
 
-# %% ../nbs/65_annotations.ipynb #d09b4398
+# %% ../nbs/65_annotations.ipynb #c07c714d
 def paint_polygon(
     labels: np.ndarray,      # label map uint8 (H, W); is changed
     points: Sequence,        # of (x, y), pixels
@@ -77,13 +77,13 @@ def paint_polygon(
     ImageDraw.Draw(image).polygon(flat.tolist(), fill=1, outline=1)
     labels[np.asarray(image) > 0] = label
 
-# %% ../nbs/65_annotations.ipynb #f99fd3e1
+# %% ../nbs/65_annotations.ipynb #c6238272
 def shape_corners(
     kind: str,         # of LabelMe's shape
     points: Sequence,  # of (x, y)
 ) -> list:             # corners of a polygon
     "The polygon of a shape. Raises `Wrong` for one that encloses nothing."
-    if kind == 'polygon':
+    if kind in ('polygon', 'oriented_rectangle'):
         return points
     if kind == 'rectangle' and len(points) == 2:
         (left, top), (right, bottom) = points
@@ -95,7 +95,7 @@ def shape_corners(
         return [(x + radius * np.cos(t), y + radius * np.sin(t)) for t in turns]
     raise Wrong(f'a shape {kind!r} with {len(points)} points encloses no region')
 
-# %% ../nbs/65_annotations.ipynb #c84592e4
+# %% ../nbs/65_annotations.ipynb #d49d530c
 def paint_box(
     labels: np.ndarray,   # label map uint8 (H, W); is changed
     inside: np.ndarray,   # bool (h, w)
@@ -109,7 +109,7 @@ def paint_box(
         raise Wrong('a mask lies outside of the photo')
     labels[top:top + height, left:left + width][inside] = label
 
-# %% ../nbs/65_annotations.ipynb #1d8939a9
+# %% ../nbs/65_annotations.ipynb #696ea9a9
 def labelme_labels(
     content: dict,           # of the file
     classes: Sequence[str],  # of the run
@@ -128,7 +128,7 @@ def labelme_labels(
             paint_polygon(labels, shape_corners(shape['shape_type'], shape['points']), label)
     return labels
 
-# %% ../nbs/65_annotations.ipynb #827eea9e
+# %% ../nbs/65_annotations.ipynb #5af9eab1
 def regions_labels(
     regions: list[tuple[str, dict]],   # name of the category, annotation
     stated: tuple[int, int],  # (width, height) as the file says
@@ -150,7 +150,7 @@ def regions_labels(
         found.append(region)
     return draw_regions(found, size)
 
-# %% ../nbs/65_annotations.ipynb #6f74456a
+# %% ../nbs/65_annotations.ipynb #f7537e17
 def coco_drawn(path: Path) -> list[Drawn]:
     "The masks of a COCO file. Raises `InputError` for another one."
     content = read_content(path)
@@ -169,7 +169,7 @@ def coco_drawn(path: Path) -> list[Drawn]:
                            stated=stated: regions_labels(own, stated, classes, size)))
     return found
 
-# %% ../nbs/65_annotations.ipynb #1c8095d8
+# %% ../nbs/65_annotations.ipynb #42d61eeb
 def cvat_pairs(text: str) -> list[tuple[float, float]]:
     "The points of CVAT's polygon: 'x,y;x,y;...'."
     return [tuple(map(float, pair.split(','))) for pair in text.split(';')]
@@ -190,7 +190,7 @@ def paint_cvat(labels: np.ndarray, shape: ElementTree.Element, label: int) -> No
     else:
         raise Wrong(f'a shape {shape.tag!r} encloses no region')
 
-# %% ../nbs/65_annotations.ipynb #ab6b5ed7
+# %% ../nbs/65_annotations.ipynb #8396886d
 def cvat_labels(
     image: ElementTree.Element,   # of a photo
     classes: Sequence[str],       # of the run
@@ -204,7 +204,7 @@ def cvat_labels(
         paint_cvat(labels, shape, label_of(shape.attrib['label'], classes))
     return labels
 
-# %% ../nbs/65_annotations.ipynb #c2ad8411
+# %% ../nbs/65_annotations.ipynb #fc5ba1dd
 def cvat_drawn(path: Path) -> list[Drawn]:
     "The masks of a file 'CVAT for images'. Raises `InputError` for another one."
     try:
@@ -220,7 +220,7 @@ def cvat_drawn(path: Path) -> list[Drawn]:
                            cvat_labels(image, classes, size)))
     return found
 
-# %% ../nbs/65_annotations.ipynb #71d56934
+# %% ../nbs/65_annotations.ipynb #f54a348c
 def numbered_labels(path: Path, names: Sequence[str], classes: Sequence[str],
                     size: tuple[int, int]) -> np.ndarray:
     "A label map whose numbers are those of `names`, in the classes of the run. Raises `Wrong`."
@@ -231,7 +231,7 @@ def numbered_labels(path: Path, names: Sequence[str], classes: Sequence[str],
         labels[values == value] = label_of(names[value - 1], classes)
     return labels
 
-# %% ../nbs/65_annotations.ipynb #7f26e593
+# %% ../nbs/65_annotations.ipynb #2bf9627f
 def coloured_labels(path: Path, names: dict[tuple[int, ...], str], classes: Sequence[str],
                     size: tuple[int, int]) -> np.ndarray:
     "An image whose colours are those of `names`, as a label map. Raises `Wrong`."
@@ -246,7 +246,7 @@ def coloured_labels(path: Path, names: dict[tuple[int, ...], str], classes: Sequ
         table[number] = label_of(names[colour], classes)
     return table[place].reshape(pixels.shape[:2])
 
-# %% ../nbs/65_annotations.ipynb #c7ad74d2
+# %% ../nbs/65_annotations.ipynb #2a1f1134
 def read_labelmap(path: Path) -> dict[tuple[int, ...], str]:   # colour -> name
     "CVAT's labelmap.txt: 'name:red,green,blue:parts:actions'. Raises `InputError`."
     names = {}
@@ -260,7 +260,7 @@ def read_labelmap(path: Path) -> dict[tuple[int, ...], str]:   # colour -> name
                                        EXPORT_AGAIN)) from None
     return names
 
-# %% ../nbs/65_annotations.ipynb #af9e5876
+# %% ../nbs/65_annotations.ipynb #7170fe04
 def image_drawn(folder: Path) -> list[Drawn]:
     "The masks of a folder of PNGs. Raises `InputError` where nobody says whose numbers they are."
     labelmap = folder/'labelmap.txt'
@@ -282,7 +282,7 @@ def image_drawn(folder: Path) -> list[Drawn]:
                            kind(path, names, classes, size)))
     return found
 
-# %% ../nbs/65_annotations.ipynb #ec147c7a
+# %% ../nbs/65_annotations.ipynb #2c94d580
 def labelme_drawn(path: Path) -> Drawn | None:   # None: a file of something else
     "The mask of a LabelMe file. Raises `InputError` for JSON that is broken."
     try:
@@ -299,7 +299,7 @@ def json_drawn(path: Path) -> list[Drawn]:
     one = labelme_drawn(path)
     return coco_drawn(path) if one is None else [one]
 
-# %% ../nbs/65_annotations.ipynb #44c78dfe
+# %% ../nbs/65_annotations.ipynb #b708253b
 def folder_drawn(folder: Path) -> list[Drawn]:
     "The masks of a folder that a tool wrote. Raises `InputError` for one with none, or two kinds."
     inside = folder/'annotations' if (folder/'annotations').is_dir() else folder
@@ -317,7 +317,7 @@ def folder_drawn(folder: Path) -> list[Drawn]:
     read = json_drawn if kinds == ['JSON'] else cvat_drawn
     return sum(map(read, found[kinds[0]]), [])
 
-# %% ../nbs/65_annotations.ipynb #c9e19e85
+# %% ../nbs/65_annotations.ipynb #bbce90c1
 def read_drawn(
     path: Path,      # a file or folder of a tool
 ) -> list[Drawn]:    # of whatever photos

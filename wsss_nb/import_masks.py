@@ -7,7 +7,7 @@ __all__ = ['DRAWN_BY_RUN', 'DRAWN_BEFORE', 'KINDS', 'Corrected', 'photos_by_name
            'as_sent', 'is_as_drawn', 'measure_against', 'Imported', 'check_replaced', 'keep_drawn', 'put_in',
            'import_masks', 'told', 'command_with']
 
-# %% ../nbs/66_import_masks.ipynb #f88f8568
+# %% ../nbs/66_import_masks.ipynb #ffcf8089
 from pathlib import Path
 from typing import Annotated, Callable, Iterator, Mapping, NamedTuple, Sequence
 
@@ -27,7 +27,7 @@ from .photos import IGNORE, image_size, read_mask, write_mask
 from .records import now
 from .run import Run
 
-# %% ../nbs/66_import_masks.ipynb #5ff39b41
+# %% ../nbs/66_import_masks.ipynb #56684c81
 class Corrected(NamedTuple):
     "A mask that came back, and fits."
     name: str            # id of the photo
@@ -43,7 +43,7 @@ def photos_by_name(run: Run) -> dict[str, tuple[str, Path]]:
             found[one_form(path.name)] = found[one_form(name)] = (name, path)
     return found
 
-# %% ../nbs/66_import_masks.ipynb #1ddf9704
+# %% ../nbs/66_import_masks.ipynb #02ee3e75
 def photo_of(
     drawn: Drawn,
     photos: Mapping[str, tuple[str, Path]],   # from `photos_by_name`
@@ -56,7 +56,7 @@ def photo_of(
     raise InputError(Fault(drawn.source, f"no photo of this run is called '{drawn.photo}'",
                            'Give it the name that it had when it was exported, or take it out'))
 
-# %% ../nbs/66_import_masks.ipynb #48038406
+# %% ../nbs/66_import_masks.ipynb #7f8a7f1a
 def checked(
     run: Run,
     drawn: Drawn,
@@ -76,7 +76,7 @@ def checked(
         raise InputError(Fault(drawn.source, problem, CORRECT)) from None
     return Corrected(name, labels, drawn.source)
 
-# %% ../nbs/66_import_masks.ipynb #454ade17
+# %% ../nbs/66_import_masks.ipynb #8cb4b4c4
 def all_checked(
     run: Run,
     path: Path,   # what a tool has written
@@ -96,7 +96,7 @@ def all_checked(
         raise InputError(*faults)
     return found
 
-# %% ../nbs/66_import_masks.ipynb #94e82ecf
+# %% ../nbs/66_import_masks.ipynb #64703982
 DRAWN_BY_RUN = ('predictions', 'pseudo')   # folders of masks that `export` hands out
 DRAWN_BEFORE = f'{CORRECTED}/drawn'        # has a folder of predictions for each round
 
@@ -125,7 +125,7 @@ def is_as_drawn(
                     return True
     return False
 
-# %% ../nbs/66_import_masks.ipynb #a551ec29
+# %% ../nbs/66_import_masks.ipynb #cf2c868a
 def measure_against(
     run: Run,
     folder: str,                   # of masks that the run made
@@ -142,7 +142,7 @@ def measure_against(
             count += 1
     return matrix.report(run.classes) if count else None
 
-# %% ../nbs/66_import_masks.ipynb #ef85868a
+# %% ../nbs/66_import_masks.ipynb #6c4ded94
 class Imported(NamedTuple):
     "What became of an import."
     new: list[str]         # ids of photos whose masks are corrected now
@@ -168,7 +168,7 @@ def check_replaced(
         raise InputError(*faults)
     return new
 
-# %% ../nbs/66_import_masks.ipynb #83360162
+# %% ../nbs/66_import_masks.ipynb #2ad88412
 def keep_drawn(
     run: Run,
     number: int,   # of the round
@@ -179,7 +179,7 @@ def keep_drawn(
     for path in (run.root/'predictions').glob('*.png'):
         link(path, folder/path.name)
 
-# %% ../nbs/66_import_masks.ipynb #7c783a29
+# %% ../nbs/66_import_masks.ipynb #f6a655af
 def put_in(
     run: Run,
     masks: Mapping[str, Corrected],   # that are new
@@ -201,7 +201,7 @@ def put_in(
     run.record(**{CORRECTED: {f'round {number}': entry}})
     return teaching
 
-# %% ../nbs/66_import_masks.ipynb #bc6d4e17
+# %% ../nbs/66_import_masks.ipynb #22e33ac0
 def import_masks(
     run: Run,
     path: Path,               # what a tool has written
@@ -225,7 +225,7 @@ def import_masks(
         teaching = put_in(run, new, measured) if new else []
     return Imported(list(new), untouched, teaching, measured)
 
-# %% ../nbs/66_import_masks.ipynb #ec3bc5a5
+# %% ../nbs/66_import_masks.ipynb #4e24995d
 KINDS = {'pseudo': 'pseudo masks', 'predictions': 'predictions'}
 
 def told(
@@ -248,7 +248,7 @@ def told(
                      'command that began the run')
     return lines
 
-# %% ../nbs/66_import_masks.ipynb #6925e218
+# %% ../nbs/66_import_masks.ipynb #3f6af870
 def command_with(
     open_run: Callable[[Path], Run],   # opens the folder of a run
 ) -> Callable:                         # the command `import-masks`

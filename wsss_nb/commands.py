@@ -483,6 +483,7 @@ def system_named(
             named = argument.partition('=')[2]
     return named if named in SYSTEMS else 'words'
 
+# %% ../nbs/91_commands.ipynb #f00542e2
 def find_command(
     name: str,          # of a command
     arguments: list[str],   # behind it

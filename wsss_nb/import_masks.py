@@ -110,6 +110,7 @@ def as_sent(
     height, width = labels.shape
     yield labelme_labels(labelme('', labels, run.classes), run.classes, (width, height))
 
+# %% ../nbs/66_import_masks.ipynb #69881dd9
 def is_as_drawn(
     run: Run,
     mask: Corrected,

@@ -350,9 +350,11 @@ class IRN(Walking):
         "The boundary branch learns at the base rate, the displacement branch faster."
         return IRN_RATES
 
-    def absent(self) -> list[str]:
-        "What a run would lack; the sure labels are made with a CRF."
-        return lacking_crf('refiner:irn', 'choose `refiner:pamr` (chapter 28)')
+# %% ../nbs/27_irn.ipynb #0242c897
+@patch
+def absent(self: IRN) -> list[str]:
+    "What a run would lack; the sure labels are made with a CRF."
+    return lacking_crf('refiner:irn', 'choose `refiner:pamr` (chapter 28)')
 
 # %% ../nbs/27_irn.ipynb #6fda8b30
 @patch

@@ -21,7 +21,7 @@ from torch import nn
 
 from .backbones import Backbone, BackboneSettings
 from .cam import CAM, strided_size
-from .crf import refine_labels
+from .crf import lacking_crf, refine_labels
 from .loaders import Batch, normalise, on_grid
 from .photos import IGNORE
 from .random_walk import (feature_affinity, feature_transition, pair_kinds, pair_mean,
@@ -262,6 +262,11 @@ def faults(self: Affinity) -> list[str]:
     if not self.alphas or not all(math.isfinite(alpha) and alpha > 0 for alpha in self.alphas):
         found.append(f'alphas must be numbers over 0, not {self.alphas}')
     return found
+
+@patch
+def absent(self: Affinity) -> list[str]:
+    "What a run would lack; the sure labels are made with a CRF."
+    return lacking_crf(f'refiner:{self.name}', 'choose `refiner:pamr` (chapter 28)')
 
 # %% ../nbs/26_affinity.ipynb #6a7c8f54
 VOC_AFFINITY = Affinity(

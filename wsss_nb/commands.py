@@ -19,7 +19,7 @@ import tyro
 
 from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
-from . import tables
+from . import import_masks, stand_in, tables
 from .comparison import TABLE_A, Comparison, compared
 from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
@@ -64,6 +64,7 @@ def print_metrics(run: Run) -> None:
 
 def run_with(
     name: str,       # a key of `SYSTEMS`
+    words: list[str] = (),   # of the command line
 ) -> Callable:       # the command `run`
     "The command `run`, with the settings of a system as its defaults."
     Parts = system_options(SYSTEMS[name], known_methods())
@@ -75,7 +76,7 @@ def run_with(
     ) -> None:
         """Do the whole job: classifier, CAMs, pseudo masks, segmenter, predictions, measurements.
         The same command goes on with a run that was cut off."""
-        config = options.config(parts)
+        config = stand_in.begun(options.config(parts), words, known_methods())
         pipeline.run(config, until, accept_changes)
         print_metrics(Run(config))
         print(f'{config.out}: done')
@@ -482,15 +483,18 @@ def system_named(
             named = argument.partition('=')[2]
     return named if named in SYSTEMS else 'words'
 
+# %% ../nbs/91_commands.ipynb #f00542e2
 def find_command(
     name: str,          # of a command
     arguments: list[str],   # behind it
 ) -> Callable:          # for tyro
     "The function of a command."
     if name == 'run':
-        return run_with(system_named(arguments))
+        return run_with(system_named(arguments), arguments)
     if name == 'table':
         return table_with(system_named(arguments))
     if name == 'branch':
         return branch_with(known_methods()['refiner'])
+    if name == 'import-masks':
+        return import_masks.command_with(open_run)
     return globals()[name]

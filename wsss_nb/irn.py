@@ -25,7 +25,7 @@ from torch import nn
 from .backbones import Backbone
 from .cam import CAM, strided_size
 from .coco import coco_annotations, write_coco
-from .crf import refine_labels
+from .crf import lacking_crf, refine_labels
 from .loaders import Batch, on_grid
 from .photos import IGNORE, evenly, read_mask
 from .random_walk import (PairKinds, boundary_affinity, boundary_transition, check_size,
@@ -351,6 +351,12 @@ class IRN(Walking):
     def rates(self) -> Mapping[str, float]:
         "The boundary branch learns at the base rate, the displacement branch faster."
         return IRN_RATES
+
+# %% ../nbs/27_irn.ipynb #0242c897
+@patch
+def absent(self: IRN) -> list[str]:
+    "What a run would lack; the sure labels are made with a CRF."
+    return lacking_crf('refiner:irn', 'choose `refiner:pamr` (chapter 28)')
 
 # %% ../nbs/27_irn.ipynb #6fda8b30
 @patch

@@ -26,9 +26,9 @@ from .loaders import Batch, jittered, normalise
 from .mcis import (SCALES, Change, CoattentionClassifier, Likeness, PairedCrops, Partners,
                           coattention_loss, first_stages, tags_of)
 from .methods import System
+from .pamr import snapping
 from .photos import Photos
 from .prediction import VOC_PREDICTION
-from .refiners import DenseCRF
 from .segmentation import VOC_DEEPLAB, DeepLab
 from .settings import negative, not_among, not_positive
 from .training import At, Optimiser, TrainingSettings
@@ -319,7 +319,7 @@ def faults(self: CoAttention) -> list[str]:
 # %% ../nbs/78_mcis_system.ipynb #6fbb4262
 MCIS = System(
     'Sun et al., MCIS, ECCV 2020, in small; no external saliency (D1: swept background)',
-    CoAttention(), PartnerMaps(), DenseCRF(), DeepLab())
+    CoAttention(), PartnerMaps(), snapping(), DeepLab())
 
 MCIS_VOC = System(
     'Sun et al., MCIS, ECCV 2020; no external saliency (D2: IRNet in its place), DeepLabv2',

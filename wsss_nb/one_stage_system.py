@@ -24,7 +24,7 @@ from torch import nn
 
 from .backbones import BackboneSettings
 from .cam import CAM, MultiScale, Views, strided_size, sum_of_views
-from .crf import refine_probabilities
+from .crf import lacking_crf, refine_probabilities
 from .files import InputError
 from .loaders import Augmentation, Batch, TaggedCrops, colours_of
 from .methods import System
@@ -233,6 +233,10 @@ class MaskCRF(Refiner):
             image, masks, gaussian_sigma=3, gaussian_compatibility=3, bilateral_sigma=80,
             colour_sigma=13, bilateral_compatibility=10)
         return np.append(0, cam.classes + 1).astype(np.uint8)[refined.argmax(0)]
+
+    def absent(self) -> list[str]:
+        "What a run would lack."
+        return lacking_crf('refiner:one-stage-crf', 'choose `refiner:pamr` (chapter 28)')
 
 # %% ../nbs/77_one_stage_system.ipynb #3c4fa0c1
 class OneStagePredictor(OneStageNetwork):

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['STAGE', 'describe', 'train_network', 'classify', 'is_measured', 'write_maps', 'cams', 'PseudoMasks', 'walk',
            'has_walked', 'walked_background', 'choose_again', 'note_score', 'refine', 'refine_new', 'measure_new_masks',
-           'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run', 'link',
+           'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run',
            'branch_config', 'branch', 'take_over', 'finished_files', 'handed_on']
 
 # %% ../nbs/45_pipeline.ipynb #7ec1f55f
-import os
 import shutil
 import tempfile
 import time
@@ -24,7 +23,8 @@ from PIL import Image
 from torch import nn
 
 from .cam import CAM, StoredMaps
-from .files import OURS, Fault, InputError, made_again, whole_file, write_json
+from .corrections import CORRECTED, link, teaching_masks
+from .files import OURS, Fault, InputError, made_again, write_json
 from .fingerprints import ALL_KINDS, Remade, behind, take_away
 from .lock import alone_in
 from .measuring import (MADE_BY, doubts_of, measure_cams, measure_masks,
@@ -66,7 +66,11 @@ def train_network(
 ) -> None:
     "Train a network of a run, and describe it."
     method = this.system.parts()[role]
-    model = method.train(this.work(role))
+    work = this.work(role)
+    if role == 'segmenter':   # what a person has corrected teaches in the place of pseudo masks
+        with process().main_process_first():
+            work = replace(work, masks=teaching_masks(this.root, this.photos.ids))
+    model = method.train(work)
     this.networks[role] = model
     path = this.root/role/'model.json'
     if process().is_main_process and not path.exists():
@@ -398,16 +402,6 @@ def run(
         return go_on(start_run(config, accept_changes), until)
 
 # %% ../nbs/45_pipeline.ipynb #554d6191
-def link(source: Path, to: Path) -> None:
-    "Let a file be in a second place: linked, or copied where that can't be."
-    if to.exists():
-        return
-    try:
-        os.link(source, to)
-    except OSError:
-        with whole_file(to) as unfinished:
-            shutil.copyfile(source, unfinished)
-
 def branch_config(
     source: Run,
     out: Path,                         # folder of the new run
@@ -455,13 +449,16 @@ def take_over(
     with alone_in(new.root):
         with process().main_process_first():
             for path in finished_files(source):
-                link(path, new.root/path.relative_to(source.root))
+                to = new.root/path.relative_to(source.root)
+                to.parent.mkdir(exist_ok=True)
+                link(path, to)
         if not new.metrics:
             new.record(**handed_on(source, new))
 
 def finished_files(source: Run) -> list[Path]:
-    "What a branch takes over: files of the classifier and the CAMs, none that is being made."
-    there = [*(source.root/'classifier').glob('*.*'), *(source.root/'cams').glob('*.npz')]
+    "What a branch takes over: classifier, CAMs and corrected masks; nothing that is being made."
+    there = [*(source.root/'classifier').glob('*.*'), *(source.root/'cams').glob('*.npz'),
+             *(source.root/CORRECTED).glob('*.png')]
     return [path for path in there if path.is_file() and not path.name.startswith(OURS)]
 
 def handed_on(source: Run, new: Run) -> dict:

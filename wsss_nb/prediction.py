@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from .crf import refine_probabilities
+from .crf import densecrf, lacking_crf, refine_probabilities
 from .files import InputError, whole_file
 from .loaders import normalise
 from .photos import at_most, image_size, read_image, write_mask
@@ -161,6 +161,10 @@ class PredictionSettings:
         "What can't work, as sentences."
         return wrong_scales(self, 'scales') + not_positive(self, 'longest', 'window')
 
+    def absent(self) -> list[str]:
+        "What drawing masks would lack."
+        return lacking_crf('prediction.crf', 'leave it out') if self.crf else []
+
 # %% ../nbs/32_prediction.ipynb #29c315c1
 def scaled(
     image: Image.Image,             # RGB
@@ -266,7 +270,9 @@ def check_crf(
     longest: int,            # side at which a longer photo is worked on, pixels
     name: str | Path = 'the photo',  # for the message
 ) -> None:
-    "Raise `InputError` for a photo on which a dense CRF would take too much memory."
+    """Raise `InputError` where there is no dense CRF, and for a photo on which it would take too
+    much memory."""
+    densecrf()
     shrink = min(1., longest / max(size))
     width, height = [max(1, round(n * shrink)) for n in size]
     needed = width * height * (550 + 85 * labels)

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from .cam import CAM
-from .crf import refine_labels
+from .crf import lacking_crf, refine_labels
 from .files import Fault, InputError, reading, write_json
 from .loaders import Augmentation, Batch, MaskedCrops
 from .metrics import BackgroundSweep
@@ -90,6 +90,10 @@ class DenseCRF(Refiner):
                background: float) -> np.ndarray:
         "See `Refiner.labels`."
         return refine_labels(image, super().labels(work, i, image, cam, background))
+
+    def absent(self) -> list[str]:
+        "What a run would lack."
+        return lacking_crf('refiner:crf', 'choose `refiner:pamr` (chapter 28)')
 
 # %% ../nbs/24_refiners.ipynb #580020f9
 @dataclass(frozen=True)
@@ -192,6 +196,13 @@ def faults(self: Walking) -> list[str]:
     if crop is not None and 0 < crop < LEAST_CROP:
         found.append(f'training.crop must be at least {LEAST_CROP}, not {crop}')
     return found
+
+@patch
+def absent(self: Walking) -> list[str]:
+    "What a run would lack."
+    if not self.crf:
+        return []
+    return lacking_crf(f'refiner:{self.name}', 'give `--refiner.crf False`')
 
 # %% ../nbs/24_refiners.ipynb #f022d8aa
 class Seen(NamedTuple):

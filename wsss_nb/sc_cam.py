@@ -30,12 +30,12 @@ from .files import reading, whole_file
 from .kmeans import kmeans
 from .loaders import Augmentation, Batch, Place, TaggedCrops
 from .methods import System
+from .pamr import snapping
 from .photos import Photos, at_most
 from .pictures import contact_page, draw_legend
 from .pooling import gap
 from .prediction import VOC_PREDICTION
 from .readers import Form, read_arrays, write_arrays
-from .refiners import DenseCRF
 from .segmentation import VOC_DEEPLAB, DeepLab
 from .settings import negative, not_among, not_positive
 from .training import OPTIMISERS, At, TrainingSettings, process, save_model
@@ -471,7 +471,7 @@ def sub_cam(
 # %% ../nbs/70_sc_cam.ipynb #39bc37da
 SC_CAM = System(
     'Chang et al., SC-CAM, CVPR 2020, in small',
-    SubCategories(), MultiScale(), DenseCRF(), DeepLab())
+    SubCategories(), MultiScale(), snapping(), DeepLab())
 
 SC_CAM_VOC = System(
     'Chang et al., SC-CAM, CVPR 2020',

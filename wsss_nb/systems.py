@@ -26,7 +26,7 @@ from .methods import System
 from .one_stage_system import (ONE_STAGE, ONE_STAGE_DEEPLAB, ONE_STAGE_DEEPLAB_VOC,
                                       ONE_STAGE_VOC, MaskCRF, OneStage, OneStageMasks,
                                       OneStageSegmenter)
-from .pamr import PAMR
+from .pamr import PAMR, snapping
 from .prediction import VOC_PREDICTION
 from .refiners import DenseCRF, NoRefiner, TrueMasks
 from .run import Run, read_config
@@ -68,7 +68,7 @@ def known_methods() -> Methods:
 # %% ../nbs/90_systems.ipynb #13814db8
 WORDS = System(
     'Ru et al., Learning Visual Words, IJCAI 2021, in small',
-    VisualWords(), MultiScale(), DenseCRF(), DeepLab())
+    VisualWords(), MultiScale(), snapping(), DeepLab())
 
 BASELINE = replace(
     WORDS, source='The baseline of Ru et al., IJCAI 2021, in small',

@@ -75,9 +75,10 @@ def training_cost(
         network = method.network(classes).train()
         batch = method.example(classes)
     counted = count(lambda: method.loss(network, batch, last)['total'])
+    learning = 16 if training.optimiser.algorithm == 'adamw' else 12
     held = 0
-    for parameter in network.parameters():   # weight, and where it learns, gradient and momentum
-        held += parameter.numel() * (12 if parameter.requires_grad else 4)
+    for parameter in network.parameters():   # weight, and where it learns, gradient and memory
+        held += parameter.numel() * (learning if parameter.requires_grad else 4)
     at_once = math.ceil(training.batch_size / training.accumulate)
     seen = training.epochs * photos
     return Cost(hours(seen * counted.operations / 2),

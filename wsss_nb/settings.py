@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['Methods', 'FOREIGN', 'HARMLESS', 'sentences', 'not_positive', 'negative', 'not_among', 'wrong_scales', 'beyond',
-           'no_numbers', 'all_faults', 'check_settings', 'method_name', 'to_json', 'of_union', 'of_tuple', 'of_type',
-           'from_json', 'known_method', 'differences', 'check_environment', 'process', 'device']
+           'no_numbers', 'all_faults', 'check_settings', 'method_name', 'later', 'is_silent', 'to_json', 'of_union',
+           'of_tuple', 'of_type', 'from_json', 'known_method', 'differences', 'check_environment', 'process', 'device']
 
 # %% ../nbs/07_settings.ipynb #1cb7f009
 import math
 import os
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -137,14 +137,31 @@ def method_name(settings: Any) -> str | None:
         return kind.name
     return None
 
+def later(
+    default: Any,   # what was done before there was this setting
+) -> Any:
+    """The default of a setting that came later than others of its class. It is written only where
+    it has another value, and may be absent in files: those of runs made before stay as they are."""
+    return field(default=default, metadata={'later': True})
+
+def is_silent(
+    setting: Any,   # a field of a dataclass
+    value: Any,     # that it has
+) -> bool:
+    "Whether a setting is `later`, and has its default."
+    return 'later' in setting.metadata and value == setting.default
+
+# %% ../nbs/07_settings.ipynb #bff5f10f
 def to_json(
     value: Any,   # a settings object, or what its fields hold
 ) -> Any:         # dictionaries, lists, strings, numbers, None
-    "Settings as JSON has them. A method's name stands first, under 'method'."
+    """Settings as JSON has them. A method's name stands first, under 'method'; what is `later` and
+    has its default is left out."""
     if is_dataclass(value):
         name = method_name(value)
         named = {} if name is None else {'method': name}
-        return named | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return named | {f.name: to_json(getattr(value, f.name)) for f in fields(value)
+                        if not is_silent(f, getattr(value, f.name))}
     if isinstance(value, (tuple, list)):
         return [to_json(item) for item in value]
     if isinstance(value, Path):
@@ -229,12 +246,13 @@ def from_json(
     names = [f.name for f in fields(kind)]
     before = f'{path}.' if path else ''
     unknown = [f'{before}{name} is no setting' for name in content if name not in names]
-    absent = [f'{before}{name} is missing' for name in names if name not in content]
+    absent = [f'{before}{f.name} is missing' for f in fields(kind)
+              if f.name not in content and 'later' not in f.metadata]
     if unknown or absent:
         raise InputError(*unknown, *absent)
     values = {}
-    for name in names:
-        values[name] = of_type(kinds[name], content[name], methods, before + name)
+    for name, inner in content.items():
+        values[name] = of_type(kinds[name], inner, methods, before + name)
     return kind(**values)
 
 # %% ../nbs/07_settings.ipynb #226687fb

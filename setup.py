@@ -10,6 +10,7 @@ parser.read(here/'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
 onnx = settings['onnx_requirements'].split()
 heic = settings['heic_requirements'].split()
+lite = settings['lite_requirements'].split()
 
 setup(
     name=settings['lib_name'],
@@ -32,7 +33,7 @@ setup(
     package_data={'wsss_nb.data': ['*.csv']},
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),
-    extras_require={'onnx': onnx, 'heic': heic,
+    extras_require={'onnx': onnx, 'heic': heic, 'lite': lite,
                     'dev': settings['dev_requirements'].split() + onnx + heic},
     entry_points={'console_scripts': settings['console_scripts'].split(),
                   'nbdev': ['wsss_nb = wsss_nb._modidx:d']},

@@ -55,7 +55,7 @@ def hold_pool(
         pool.padding = size // 2
     pool.stride = 1
 
-# %% ../nbs/12_backbones.ipynb #98383f62
+# %% ../nbs/12_backbones.ipynb #4ae4d704
 def widen(
     convolution: nn.Conv2d,  # changed in place
     dilation: int,           # cells between those that it reads
@@ -263,7 +263,7 @@ def train(self: Backbone, mode: bool = True) -> Backbone:
                 layer.eval()
     return self
 
-# %% ../nbs/12_backbones.ipynb #b47d92f1
+# %% ../nbs/12_backbones.ipynb #f3840d3c
 @patch
 def learn_statistics(self: Backbone) -> None:
     "Let the batch norms of the stages that aren't frozen learn from now on."
@@ -271,7 +271,7 @@ def learn_statistics(self: Backbone) -> None:
         share_statistics(stage)
 
 @patch
-def depths(self: Backbone) -> dict[str, int]:
+def layers_behind(self: Backbone) -> dict[str, int]:
     """Name of each parameter -> how many layers follow its own: for rates that fall towards the
     image (chapter 13). A layer is a stage here."""
     found = {}
@@ -280,7 +280,7 @@ def depths(self: Backbone) -> dict[str, int]:
             found[f'stages.{i - 1}.{name}'] = len(self.stages) - i
     return found
 
-# %% ../nbs/12_backbones.ipynb #75138685
+# %% ../nbs/12_backbones.ipynb #81c8e54d
 class WholeBackbone(Backbone):
     """A network that isn't cut, such as a transformer: images (B, 3, H, W) of any size -> maps with
     a cell for each `output_stride` pixels, rounded up."""
@@ -309,7 +309,7 @@ class WholeBackbone(Backbone):
                 parent, _, last = name.rpartition('.')
                 setattr(self.whole.network.get_submodule(parent), last, SharedBatchNorm(layer))
 
-    def depths(self) -> dict[str, int]:
+    def layers_behind(self) -> dict[str, int]:
         "As of `Backbone`; a layer is a block of a transformer."
         plan = self.whole.plan
         return {f'whole.network.{name}': plan.maps - 1 - use for name, use in plan.uses.items()}
@@ -348,7 +348,7 @@ def hold_grid(
             dilation = hold_stride(stage, dilation, dilate)
     backbone.stage_strides = tuple(min(stride, output_stride) for stride in backbone.stage_strides)
 
-# %% ../nbs/12_backbones.ipynb #7f967ab3
+# %% ../nbs/12_backbones.ipynb #c002a467
 def timm_chain_at(
     name: str,                    # as timm calls it
     weights: str | Path | None,   # 'imagenet', a file, or None: random
@@ -363,7 +363,7 @@ def timm_chain_at(
     hold_grid(backbone, output_stride, dilate)
     return backbone
 
-# %% ../nbs/12_backbones.ipynb #88f6a481
+# %% ../nbs/12_backbones.ipynb #b36960d7
 def tried_chain(
     name: str,            # as timm calls it
     output_stride: int,   # input pixels per cell of the last features
@@ -385,9 +385,12 @@ def tried_chain(
                         for layer in tried.modules())
     if cells is None or (takes_squares and cells != promised((97, 161), stride)):
         tried.patch = stride
+        with torch.device('meta'):
+            if cells_of(tried, (97, 161)) != promised((97, 161), stride):
+                return None
     return tried
 
-# %% ../nbs/12_backbones.ipynb #940630a5
+# %% ../nbs/12_backbones.ipynb #f1fde886
 def timm_network(
     name: str,                    # timm/<any network of timm>
     weights: str | Path | None,   # 'imagenet', a file, or None: random

@@ -9,7 +9,7 @@ __all__ = ['HEADS', 'TIMM_HEADS', 'REFUSALS', 'MOST_STAGES', 'ANY_SIZE', 'HEAD_N
            'reductions', 'plan_of', 'WholeNetwork', 'StageOf', 'published_state', 'flat_names', 'load_published',
            'timm_whole', 'layer_rates', 'keeps_its_size']
 
-# %% ../nbs/11_stages.ipynb #b2f60e9d
+# %% ../nbs/11_stages.ipynb #ad6e19fc
 import sys
 from bisect import bisect_left
 from pathlib import Path
@@ -26,7 +26,7 @@ from .published import (IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_NAMES, WideResNet
                                efficientnet_lite_weights, load_weights, misfits, no_weights,
                                read_weights, rename, resnet_weights, vgg16_weights)
 
-# %% ../nbs/11_stages.ipynb #9039ea06
+# %% ../nbs/11_stages.ipynb #b3c762cd
 class Cut(NamedTuple):
     "A network as a chain of stages, or a `WholeNetwork`."
     stages: Sequence[nn.Module]   # in order
@@ -35,7 +35,7 @@ class Cut(NamedTuple):
     mean: Sequence[float]         # of the colours in 0..1, subtracted from images before
     std: Sequence[float]          # of the colours, by which images are divided before
 
-# %% ../nbs/11_stages.ipynb #545a501c
+# %% ../nbs/11_stages.ipynb #25cd6f22
 HEADS = ('fc.', 'layer5.', 'aspp.')   # of torchvision's classifier, and of published segmenters
 
 def resnet(
@@ -56,7 +56,7 @@ def resnet(
     channels = [64] + [n * wide for n in (64, 128, 256, 512)]
     return Cut(stages, channels, (4, 4, 8, 16, 32), IMAGENET_MEAN, IMAGENET_STD)
 
-# %% ../nbs/11_stages.ipynb #e9721ef2
+# %% ../nbs/11_stages.ipynb #95050115
 def vgg16(
     name: str,                    # vgg16
     weights: str | Path | None,   # 'imagenet', a file, or None: random
@@ -78,7 +78,7 @@ def vgg16(
     channels = (64, 128, 256, 512, 512, 1024)
     return Cut(stages, channels, (1, 2, 4, 8, 16, 32), IMAGENET_MEAN, IMAGENET_STD)
 
-# %% ../nbs/11_stages.ipynb #7283987c
+# %% ../nbs/11_stages.ipynb #28949d1e
 def wideresnet38(
     name: str,                    # wideresnet38
     weights: str | Path | None,   # a file, or None: random
@@ -93,7 +93,7 @@ def wideresnet38(
     channels = (128, 256, 512, 1024, 4096)
     return Cut(network.cut(), channels, (2, 4, 8, 16, 32), IMAGENET_MEAN, IMAGENET_STD)
 
-# %% ../nbs/11_stages.ipynb #66fd5995
+# %% ../nbs/11_stages.ipynb #d3d776b3
 def efficientnet_lite(
     name: str,                    # efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2
     weights: str | Path | None,   # 'imagenet', a file, or None: random
@@ -113,7 +113,7 @@ def efficientnet_lite(
     channels.append(network.conv_head.out_channels)
     return Cut(stages, channels, (2, 4, 8, 16, 32), (.5,) * 3, (.5,) * 3)
 
-# %% ../nbs/11_stages.ipynb #465ed45f
+# %% ../nbs/11_stages.ipynb #c96234d1
 TIMM_HEADS = ('fc.', 'classifier.', 'head.', 'conv_head.', 'bn2.')
 
 def cut_timm(
@@ -138,7 +138,7 @@ def cut_timm(
             since_cut = []
     return stages
 
-# %% ../nbs/11_stages.ipynb #2fb475d9
+# %% ../nbs/11_stages.ipynb #febab0a0
 REFUSALS = (RuntimeError, AttributeError, ValueError, OSError, TypeError, AssertionError)
 
 def first_line(error: Exception) -> str:
@@ -155,7 +155,7 @@ def not_given(
                       'see timm.list_models() for names, and give a local file as weights where '
                       'there is no internet')
 
-# %% ../nbs/11_stages.ipynb #fa4f35ea
+# %% ../nbs/11_stages.ipynb #6abaab46
 def colours_of(
     network: nn.Module,   # of timm
 ) -> tuple[Sequence[float], Sequence[float]]:
@@ -163,7 +163,7 @@ def colours_of(
     expected = network.default_cfg
     return expected.get('mean', IMAGENET_MEAN), expected.get('std', IMAGENET_STD)
 
-# %% ../nbs/11_stages.ipynb #c6393162
+# %% ../nbs/11_stages.ipynb #e002af73
 def timm_chain(
     name: str,                    # as timm calls it
     weights: str | Path | None,   # 'imagenet', a file, or None: random
@@ -183,7 +183,7 @@ def timm_chain(
     info = network.feature_info
     return Cut(stages, info.channels(), info.reduction(), *colours_of(network))
 
-# %% ../nbs/11_stages.ipynb #e3207a37
+# %% ../nbs/11_stages.ipynb #cd16a744
 def fitted(
     images: torch.Tensor,  # (B, 3, H, W)
     stride: int,           # pixels per cell of the map that is promised: s
@@ -197,7 +197,7 @@ def fitted(
     is_far = 2 * patch < stride   # then bilinear would look between the pixels
     return F.interpolate(images, wanted, mode='bilinear', align_corners=False, antialias=is_far)
 
-# %% ../nbs/11_stages.ipynb #ec486582
+# %% ../nbs/11_stages.ipynb #318ef4b1
 def cells_of(
     network: nn.Module,      # images -> features
     size: tuple[int, int],   # of an image: height, width
@@ -216,14 +216,14 @@ def promised(
     "Rows and columns of the map that an output stride promises."
     return [-(-n // stride) for n in size]
 
-# %% ../nbs/11_stages.ipynb #6191909f
+# %% ../nbs/11_stages.ipynb #383d795f
 def takes_whole_squares(
     convolution: nn.Conv2d,   # such as ConvNeXt's, of 2 x 2 cells at stride 2
 ) -> bool:
     "Whether a convolution leaves out what is no whole square, and loses a cell at stride 1."
     return convolution.kernel_size[0] % 2 == 0 and convolution.padding in ((0, 0), 'same')
 
-# %% ../nbs/11_stages.ipynb #25283414
+# %% ../nbs/11_stages.ipynb #c01e0615
 def first_uses(
     parameters: Mapping[str, torch.Tensor],   # by name
     maps: Sequence[torch.Tensor],             # in the order in which they are computed
@@ -242,7 +242,7 @@ def first_uses(
                 del left[name]
     return uses
 
-# %% ../nbs/11_stages.ipynb #c7c1884a
+# %% ../nbs/11_stages.ipynb #7310afd5
 MOST_STAGES = 6
 
 class Plan(NamedTuple):
@@ -253,7 +253,7 @@ class Plan(NamedTuple):
     uses: Mapping[str, int]    # parameter -> the first of all maps that depends on it
     maps: int                  # how many there are in all
 
-# %% ../nbs/11_stages.ipynb #cc883c40
+# %% ../nbs/11_stages.ipynb #5a266ee5
 def evenly_spaced(
     count: int,                # of maps
     most: int = MOST_STAGES,   # that are wanted
@@ -262,7 +262,7 @@ def evenly_spaced(
     kept = min(count, most)
     return tuple(-(-count * place // kept) - 1 for place in range(1, kept + 1))
 
-# %% ../nbs/11_stages.ipynb #986cc1f2
+# %% ../nbs/11_stages.ipynb #0edfb82c
 ANY_SIZE = ({'dynamic_img_size': True}, {'strict_img_size': False}, {})
 
 def whole_timm(
@@ -279,7 +279,7 @@ def whole_timm(
             raise not_given(name, error) from error
     raise not_given(name, refused)
 
-# %% ../nbs/11_stages.ipynb #a1255f70
+# %% ../nbs/11_stages.ipynb #ccf3ed8d
 def maps_of(
     network: nn.Module,               # of `whole_timm`
     images: torch.Tensor,             # (B, 3, H, W), that fit
@@ -290,7 +290,7 @@ def maps_of(
     return network.forward_intermediates(images, indices=wanted, norm=True, output_fmt='NCHW',
                                          intermediates_only=True)
 
-# %% ../nbs/11_stages.ipynb #c3f337f8
+# %% ../nbs/11_stages.ipynb #0f280bbe
 def reductions(
     network: nn.Module,   # of timm
 ) -> list[int]:
@@ -298,7 +298,7 @@ def reductions(
     info = network.feature_info
     return [part['reduction'] for part in info] if isinstance(info, list) else info.reduction()
 
-# %% ../nbs/11_stages.ipynb #7152de76
+# %% ../nbs/11_stages.ipynb #ed04cfcc
 def plan_of(
     name: str,   # as timm calls it
 ) -> Plan:
@@ -320,7 +320,7 @@ def plan_of(
     strides = tuple(3 * patch // maps[i].shape[2] for i in outputs)
     return Plan(outputs, channels, strides, uses, len(maps))
 
-# %% ../nbs/11_stages.ipynb #3a718684
+# %% ../nbs/11_stages.ipynb #08ba9862
 class WholeNetwork(nn.Module):
     """A network of timm that isn't cut: images (B, 3, H, W) that fit its patches -> the map of
     every stage. Weights that no map depends on never learn."""
@@ -350,7 +350,7 @@ class WholeNetwork(nn.Module):
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 yield name, layer, self.stage_of(f'{name}.weight')
 
-# %% ../nbs/11_stages.ipynb #13fe939d
+# %% ../nbs/11_stages.ipynb #85c21c5b
 class StageOf(nn.Module):
     "A stage of a whole network: its parameters and its batch norms. It holds none of its own."
     def __init__(
@@ -379,7 +379,7 @@ class StageOf(nn.Module):
         raise InputError('the stages of this network work together only: take a network that is '
                          'a chain, such as efficientnet_lite0 or resnet50')
 
-# %% ../nbs/11_stages.ipynb #fb37c6d4
+# %% ../nbs/11_stages.ipynb #63f14dab
 def published_state(
     name: str,                         # of a network of timm
     state: dict[str, torch.Tensor],    # of a file, by name
@@ -408,7 +408,7 @@ def flat_names(
         found.append((rf'^{whole}\.', f'{child}.'))
     return found
 
-# %% ../nbs/11_stages.ipynb #91d852d4
+# %% ../nbs/11_stages.ipynb #ebfcf286
 HEAD_NAMES = ('head', 'fc', 'classifier', 'norm_head', 'last_linear')
 
 def load_published(
@@ -427,7 +427,7 @@ def load_published(
     needless += [other for other, _ in network.named_parameters() if whole.stage_of(other) is None]
     load_weights(network, state, file, head=tuple(needless))
 
-# %% ../nbs/11_stages.ipynb #0924d861
+# %% ../nbs/11_stages.ipynb #08cae342
 def timm_whole(
     name: str,                    # as timm calls it
     weights: str | Path | None,   # 'imagenet', a file, or None: random
@@ -440,16 +440,16 @@ def timm_whole(
         load_published(whole, name, weights)
     return Cut([whole], plan.channels, plan.strides, *colours_of(network))
 
-# %% ../nbs/11_stages.ipynb #b1c55899
+# %% ../nbs/11_stages.ipynb #a4c604de
 def layer_rates(
-    model: nn.Module,   # with a part that has `depths`, see chapter 12
+    model: nn.Module,   # with a part that has `layers_behind`, see chapter 12
     decay: float,       # times the rate of the layer behind
 ) -> dict[str, float]:  # name of a parameter -> times its rate; of those that have a depth
     "How much more slowly the layers of a backbone learn that have others behind them."
     found = {}
     for name, module in model.named_modules():
-        if hasattr(module, 'depths'):
-            for inner, depth in module.depths().items():
+        if hasattr(module, 'layers_behind'):
+            for inner, depth in module.layers_behind().items():
                 found[f'{name}.{inner}'.lstrip('.')] = decay ** depth
     return found
 

@@ -125,7 +125,7 @@ def times_base_rate(
         return rates[max(own, key=len)]
     return settings.new_biases if name.endswith('bias') else settings.new_layers
 
-# %% ../nbs/13_training.ipynb #7a8862c9
+# %% ../nbs/13_training.ipynb #c5240862
 def create_optimiser(
     model: nn.Module,            # frozen parameters are left out
     settings: Optimiser,         # rates, momentum and weight decay

@@ -1,5 +1,6 @@
 "Networks of timm as backbones: each on its grid, taught, frozen, with weights of others."
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -9,7 +10,7 @@ from torch import nn
 from wsss_nb.backbones import BackboneSettings, SharedBatchNorm, WholeBackbone, create_backbone
 from wsss_nb.cam import MultiScale
 from wsss_nb.classifier import WordClassifier
-from wsss_nb.costs import expected_costs
+from wsss_nb.costs import backbone_row, expected_costs
 from wsss_nb.files import InputError
 from wsss_nb.methods import System
 from wsss_nb.pipeline import run
@@ -310,3 +311,14 @@ def test_a_run_goes_through_with_a_transformer(tmp_path):
 def test_costs_of_a_transformer_are_counted():
     costs = expected_costs(small_system(), photos=100)
     assert all(cost.hours > 0 and cost.gigabytes > 0 for cost in costs.values())
+
+
+@pytest.mark.parametrize('name', ['efficientnet_lite1', 'timm/vit_tiny_patch16_224',
+                                  'timm/cait_xxs24_224'])
+def test_the_guides_table_is_what_is_counted(name):
+    row = backbone_row(name)
+    guide = (Path(__file__).parents[1]/'docs'/'backbones.md').read_text(encoding='utf-8')
+    line, = [line for line in guide.splitlines() if f'| `{name}` |' in line]
+    *numbers, works = [cell.strip() for cell in line.strip('|').split('|')][2:]
+    assert numbers == [row[column] for column in ('parameters', 'GFLOP', 'MB', 'stages')]
+    assert works[:2] == row['works'][:2]

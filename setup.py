@@ -12,6 +12,7 @@ onnx = settings['onnx_requirements'].split()
 heic = settings['heic_requirements'].split()
 crf = settings['crf_requirements'].split()   # not in dev: it needs a C++ compiler
 pythons = settings['python_versions'].split()
+lite = settings['lite_requirements'].split()
 
 setup(
     name=settings['lib_name'],
@@ -35,7 +36,7 @@ setup(
     package_data={'wsss_nb.data': ['*.csv']},
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),
-    extras_require={'crf': crf, 'onnx': onnx, 'heic': heic,
+    extras_require={'crf': crf, 'onnx': onnx, 'heic': heic, 'lite': lite,
                     'dev': settings['dev_requirements'].split() + onnx + heic},
     entry_points={'console_scripts': settings['console_scripts'].split(),
                   'nbdev': ['wsss_nb = wsss_nb._modidx:d']},

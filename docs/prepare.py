@@ -31,7 +31,7 @@ PARTS = {
     7: 'Systems',
     9: 'The command',
 }
-GUIDES = ('photos_to_masks', 'add_a_system', 'results', 'reading', 'glossary')   # others follow
+GUIDES = ('photos_to_masks', 'add_a_system', 'backbones', 'results', 'reading', 'glossary')   # others follow
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 CONSTANTS = (ast.Assign, ast.AnnAssign)
 

@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from wsss_nb.files import InputError
-from wsss_nb.published import (PUBLISHED_NAMES, WideResNet38, load_weights, read_weights, rename,
-                               timm_features)
+from wsss_nb.published import PUBLISHED_NAMES, WideResNet38, load_weights, read_weights, rename
 
 
 def test_a_file_that_is_absent_is_named(tmp_path):
@@ -70,8 +69,3 @@ def test_half_of_wideresnet38_is_not_loaded():
     assert '1 absent: b6.0.convolutions.1.weight (32, 16, 3, 3)' in said
     wrong = '1 of another shape: b2.0.convolutions.0.weight (4, 2, 5, 5) instead of (4, 2, 3, 3)'
     assert wrong in said
-
-
-def test_a_network_that_timm_has_not_is_refused():
-    with pytest.raises(InputError, match='timm/nonsense: timm cannot give this network'):
-        timm_features('nonsense', None)

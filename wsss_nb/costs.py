@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TFLOPS', 'Count', 'count', 'Cost', 'hours', 'training_cost', 'looking_cost', 'cam_cost', 'prediction_cost',
-           'trainings', 'expected_costs']
+           'trainings', 'expected_costs', 'backbone_row']
 
 # %% ../nbs/44_costs.ipynb #1301ecd2
 import math
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from .backbones import create_backbone
+from .files import InputError
 from .methods import System, stages_of
 from .run import whole_side
 from .training import At
@@ -75,9 +77,10 @@ def training_cost(
         network = method.network(classes).train()
         batch = method.example(classes)
     counted = count(lambda: method.loss(network, batch, last)['total'])
+    learning = 16 if training.optimiser.algorithm == 'adamw' else 12
     held = 0
-    for parameter in network.parameters():   # weight, and where it learns, gradient and momentum
-        held += parameter.numel() * (12 if parameter.requires_grad else 4)
+    for parameter in network.parameters():   # weight, and where it learns, gradient and memory
+        held += parameter.numel() * (learning if parameter.requires_grad else 4)
     at_once = math.ceil(training.batch_size / training.accumulate)
     seen = training.epochs * photos
     return Cost(hours(seen * counted.operations / 2),
@@ -166,3 +169,24 @@ def expected_costs(
                 costs[stage] = Cost(sum(cost.hours for cost in found),
                                     max(cost.gigabytes for cost in found))
     return costs
+
+# %% ../nbs/44_costs.ipynb #25701a64
+def backbone_row(
+    name: str,                # as `create_backbone` takes it
+    size: int = 320,          # of a photo, pixels a side
+    output_stride: int = 16,  # of the backbone, dilated
+) -> dict[str, str]:          # column -> cell; where it can't work, why not
+    "A line of a table of backbones, from the device meta. Operations count a product as two."
+    try:
+        with torch.device('meta'):
+            backbone = create_backbone(name, None, output_stride, dilate=True).train()
+    except InputError as error:
+        return {'backbone': name, 'parameters': '-', 'GFLOP': '-', 'MB': '-', 'stages': '-',
+                'works': f'no: {error}'}
+    with torch.no_grad():
+        looked = count(lambda: backbone(torch.zeros(1, 3, size, size)))
+    learned = count(lambda: backbone(torch.zeros(1, 3, size, size)).sum())
+    numbers = sum(parameter.numel() for parameter in backbone.parameters())
+    return {'backbone': name, 'parameters': f'{numbers / 1e6:.1f} M',
+            'GFLOP': f'{looked.operations / 1e9:.1f}', 'MB': f'{learned.kept / 1e6:.0f}',
+            'stages': str(len(backbone.stages)), 'works': 'yes'}

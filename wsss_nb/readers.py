@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LARGEST', 'HEADERS', 'EXPLODED', 'AGAIN', 'MAKE_ROOM', 'OTHER_FOLDER', 'FEWER', 'SMALLER', 'LESS', 'REMEDIES',
            'SHARED_MEMORY', 'REFUSALS', 'Form', 'array_of', 'write_arrays', 'read_arrays', 'check_archive',
-           'wrong_parts', 'read_record', 'rows_of', 'At', 'read_steps', 'Log', 'has_exploded', 'Refusal', 'explain',
-           'lines_of', 'refusal_of']
+           'wrong_parts', 'read_record', 'rows_of', 'At', 'read_steps', 'Log', 'has_exploded', 'fixed_settings',
+           'check_memory', 'Refusal', 'explain', 'lines_of', 'refusal_of']
 
 # %% ../nbs/08_readers.ipynb #8798ea31
 import csv
@@ -222,6 +222,29 @@ def has_exploded(
     "Whether a loss has run away: both last ones are far above the first."
     least = EXPLODED * max(1., abs(totals[0])) if totals else 0.
     return len(totals) > 2 and min(totals[-2:]) > least
+
+# %% ../nbs/08_readers.ipynb #da9791ad
+def fixed_settings(
+    optimiser: Any,   # of PyTorch
+) -> list[dict]:
+    "The settings of each group of parameters that stay as they are in a training."
+    found = [dict(group) for group in optimiser.param_groups]
+    for group in found:
+        del group['params'], group['lr']
+    return found
+
+def check_memory(
+    optimiser: Any,   # of PyTorch
+) -> None:
+    "Raise `ValueError` if what an optimiser remembers doesn't fit its parameters."
+    for parameter, memory in optimiser.state.items():
+        for name, value in memory.items():
+            if name == 'step':   # how many steps AdamW has taken
+                continue
+            if value is not None and value.shape != parameter.shape:
+                raise ValueError(f'{name} of another shape than its parameter')
+            if value is not None and not value.isfinite().all():
+                raise ValueError(f'{name} holds values that are no numbers')
 
 # %% ../nbs/08_readers.ipynb #07f2312a
 AGAIN = 'the same command goes on'

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['OPTIMISERS', 'BACKBONE_RATES', 'BAR', 'CHECKPOINT', 'LOWER', 'Loss', 'Optimiser', 'TrainingSettings', 'Machine',
            'polynomial', 'times_base_rate', 'create_optimiser', 'create_accelerator', 'progress', 'checkpoints_in',
-           'latest_checkpoint', 'save_checkpoint', 'fixed_settings', 'check_memory', 'load_checkpoint', 'Diverged',
-           'check_loss', 'check_totals', 'check_weights', 'save_model', 'load_model', 'Part', 'parts_of',
-           'whole_targets', 'add_gradients', 'Training', 'train']
+           'latest_checkpoint', 'save_checkpoint', 'load_checkpoint', 'Diverged', 'check_loss', 'check_totals',
+           'check_weights', 'save_model', 'load_model', 'Part', 'parts_of', 'whole_targets', 'add_gradients',
+           'Training', 'train']
 
 # %% ../nbs/13_training.ipynb #82affda0
 import math
@@ -31,27 +31,36 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .files import InputError, name_aside, reading, whole_file
-from .loaders import (Batch, StepSampler, create_loader, interruptible, raised,
-                             stopped)
+from .loaders import Batch, StepSampler, create_loader, interruptible, raised, stopped
 from .published import load_weights, not_finite, read_weights
-from .readers import At, Log, check_archive, has_exploded
-from .settings import (WORKERS, beyond, device, negative, not_among, not_positive,
+from .readers import At, Log, check_archive, check_memory, fixed_settings, has_exploded
+from .settings import (WORKERS, beyond, device, later, negative, not_among, not_positive,
                               process)
+from .stages import keeps_its_size, layer_rates
 
 # %% ../nbs/13_training.ipynb #59901afa
 @dataclass(frozen=True)
 class Optimiser:
-    "SGD with a polynomial schedule: rate at step t = `learning_rate` (1 - t / steps) ^ `power`."
+    """SGD or AdamW with a polynomial schedule: the rate at step t is
+    `learning_rate` (1 - t / steps) ^ `power`."""
     learning_rate: float = 0.01   # of the backbone, at the first step
     momentum: float = 0.9         # share of the last step that is taken again
     weight_decay: float = 1e-4    # share of each weight that a step at rate 1 takes away
     new_layers: float = 10.0      # layers that begin at random learn so many times as fast
     new_biases: float = 10.0      # the biases of such layers learn so many times as fast
     power: float = 0.9            # of the schedule; 1: the rate falls in a straight line
+    # the rule of a step: sgd, or adamw, which transformers are trained with
+    algorithm: Literal['sgd', 'adamw'] = later('sgd')
+    # each layer of the backbone learns so many times as fast as the one behind it; 1: all alike
+    layer_decay: float = later(1.)
 
     def faults(self) -> list[str]:
-        return not_positive(self, 'learning_rate') + negative(
+        found = not_positive(self, 'learning_rate', 'layer_decay') + negative(
             self, 'momentum', 'weight_decay', 'new_layers', 'new_biases', 'power')
+        found += not_among(self, 'algorithm', ('sgd', 'adamw')) + beyond(self, layer_decay=1)
+        if self.algorithm == 'adamw' and self.momentum >= 1:
+            found.append(f'momentum must be less than 1 with adamw, not {self.momentum}')
+        return found
 
 # %% ../nbs/13_training.ipynb #f02b5f02
 OPTIMISERS = {
@@ -60,6 +69,7 @@ OPTIMISERS = {
     'vwl': Optimiser(0.01, 1e-4),
     'seam': Optimiser(0.01, 5e-4, weight_decay=5e-4),
     'deeplab': Optimiser(2.5e-4, 0.9, weight_decay=5e-4, new_biases=20.),
+    'adamw': Optimiser(6e-5, 0.9, weight_decay=.01, algorithm='adamw', layer_decay=.9),
 }
 
 # %% ../nbs/13_training.ipynb #24f6a364
@@ -116,21 +126,30 @@ def times_base_rate(
         return rates[max(own, key=len)]
     return settings.new_biases if name.endswith('bias') else settings.new_layers
 
+# %% ../nbs/13_training.ipynb #c5240862
 def create_optimiser(
     model: nn.Module,            # frozen parameters are left out
     settings: Optimiser,         # rates, momentum and weight decay
     rates: Mapping[str, float] | None = None,  # see `times_base_rate`; None: the backbone's is 1
-) -> torch.optim.SGD:
-    "SGD with a group for each rate, that of the base rate first."
+) -> torch.optim.Optimizer:
+    "SGD or AdamW with a group for each rate and weight decay, that of the base rate first."
     rates = BACKBONE_RATES if rates is None else rates
-    groups = {settings.learning_rate: []}
+    is_adamw = settings.algorithm == 'adamw'
+    slower = {} if settings.layer_decay == 1 else layer_rates(model, settings.layer_decay)
+    groups = {(settings.learning_rate, settings.weight_decay): []}
     for name, parameter in model.named_parameters():
         rate = settings.learning_rate * times_base_rate(name, rates, settings)
+        rate *= slower.get(name, 1.)
+        decay = settings.weight_decay
+        if is_adamw and keeps_its_size(name, parameter):
+            decay = 0.
         if parameter.requires_grad:
-            groups.setdefault(rate, []).append(parameter)
-    used = [dict(params=parameters, lr=rate, first_rate=rate)
-            for rate, parameters in groups.items() if parameters]
-    return torch.optim.SGD(used, momentum=settings.momentum, weight_decay=settings.weight_decay)
+            groups.setdefault((rate, decay), []).append(parameter)
+    used = [dict(params=parameters, lr=rate, first_rate=rate, weight_decay=decay)
+            for (rate, decay), parameters in groups.items() if parameters]
+    if is_adamw:
+        return torch.optim.AdamW(used, betas=(settings.momentum, .999))
+    return torch.optim.SGD(used, momentum=settings.momentum)
 
 # %% ../nbs/13_training.ipynb #85f813d5
 def create_accelerator(
@@ -212,23 +231,6 @@ def save_checkpoint(
         raise InputError(f'{folder}: cannot write a checkpoint ({error}); {kept}. Make room, '
                          'then give the same command again') from error
     accelerator.wait_for_everyone()
-
-# %% ../nbs/13_training.ipynb #93b9b821
-def fixed_settings(optimiser: torch.optim.Optimizer) -> list[dict]:
-    "The settings of each group of parameters that stay as they are in a training."
-    found = [dict(group) for group in optimiser.param_groups]
-    for group in found:
-        del group['params'], group['lr']
-    return found
-
-def check_memory(optimiser: torch.optim.Optimizer) -> None:
-    "Raise `ValueError` if what an optimiser remembers doesn't fit its parameters."
-    for parameter, memory in optimiser.state.items():
-        for name, value in memory.items():
-            if value is not None and value.shape != parameter.shape:
-                raise ValueError(f'{name} of another shape than its parameter')
-            if value is not None and not torch.isfinite(value).all():
-                raise ValueError(f'{name} holds values that are no numbers')
 
 # %% ../nbs/13_training.ipynb #c1e890e5
 def load_checkpoint(

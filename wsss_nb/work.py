@@ -134,7 +134,8 @@ def quick(
     for part in found.modules():
         if isinstance(part, Backbone):
             for stage in part.stages:
-                fold(stage).to(DTYPES[precision])
+                fold(stage)
+            part.to(DTYPES[precision])
     return found
 
 # %% ../nbs/18_work.ipynb #8aa15a16

@@ -254,6 +254,7 @@ def freeze(
         stage.requires_grad_(i >= stages)
     return self
 
+# %% ../nbs/12_backbones.ipynb #7831cea0
 @patch
 def train(self: Backbone, mode: bool = True) -> Backbone:
     "Training mode for all but frozen batch norms, whose running statistics are never updated."

@@ -291,6 +291,7 @@ def examine_photos(
         found.faults.extend(class_faults(data))
     return Report(list(dict.fromkeys(found.faults)), found.notes)
 
+# %% ../nbs/34_datasets.ipynb #40de618e
 def check_photos(
     data: str | Path,   # a VOC folder, a folder with images/ and tags.csv, or a COCO file
     images: str | Path | None = None,   # photos of a COCO file; None: looked for beside it

@@ -24,6 +24,7 @@ LOOKED_AT = 200     # photos
 SOME = 1 / 10       # share of empty maps that is worth a word
 MANY = 1 / 2        # share of empty masks that is
 
+# %% ../nbs/36_doubts.ipynb #9fe4c041
 def doubt_maps(
     maps: StoredMaps,
 ) -> list[str]:   # sentences

@@ -232,6 +232,7 @@ def make_again(
     root, stage = made
     return f'take it away, and make it again with `wsss_nb {stage} {root}`'
 
+# %% ../nbs/09_loaders.ipynb #251b08cf
 def made_mask(
     path: str | Path,    # in the folder of a run
     num_classes: int,    # C: the indices must be 0..C and 255

@@ -362,6 +362,7 @@ def do_stage(
             if each == stage or is_again(this, each):
                 perform(this, each)
 
+# %% ../nbs/45_pipeline.ipynb #6e5efb0f
 def is_done(this: Run) -> bool:
     "Whether every stage of a run is done, and all is measured that can be."
     if not this.has('figures/examples.png') or 'evaluate' not in this.metrics.get('seconds', {}):

@@ -317,6 +317,7 @@ class Seen(NamedTuple):
     photo: Path
     logits: list[np.ndarray]   # from `predict_logits`
 
+# %% ../nbs/32_prediction.ipynb #b76fcc43
 @dataclass(frozen=True)
 class Finish:
     """Calling it with a photo that was seen writes its mask, `<name>.png`.

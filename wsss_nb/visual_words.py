@@ -137,6 +137,7 @@ def faults(
                      'would move the memory bank, which is to move once a step')
     return found + wrong_sides(self)
 
+# %% ../nbs/19_visual_words.ipynb #6fb85406
 def wrong_sides(
     settings: Any,   # with `long_side`
 ) -> list[str]:

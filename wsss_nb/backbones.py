@@ -377,11 +377,9 @@ def tried_chain(
             tried = timm_chain_at(name, None, output_stride, dilate)
         except InputError:
             return None
-        if tried is None:
+        if tried is None or cells_of(tried, (96, 160)) != promised((96, 160), tried.output_stride):
             return None
         stride = tried.output_stride
-        if cells_of(tried, (96, 160)) != promised((96, 160), stride):
-            return None
         cells = cells_of(tried, (97, 161))
     takes_squares = any(isinstance(layer, nn.Conv2d) and takes_whole_squares(layer)
                         for layer in tried.modules())

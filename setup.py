@@ -11,6 +11,8 @@ settings = parser['DEFAULT']
 onnx = settings['onnx_requirements'].split()
 heic = settings['heic_requirements'].split()
 lite = settings['lite_requirements'].split()
+crf = settings['crf_requirements'].split()   # not in dev: it needs a C++ compiler
+pythons = settings['python_versions'].split()
 
 setup(
     name=settings['lib_name'],
@@ -26,6 +28,7 @@ setup(
     classifiers=[
         'Intended Audience :: Science/Research',
         'Programming Language :: Python :: 3',
+        *[f'Programming Language :: Python :: {number}' for number in pythons],
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=[settings['lib_name'], 'wsss_nb.data'],
@@ -33,7 +36,7 @@ setup(
     package_data={'wsss_nb.data': ['*.csv']},
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),
-    extras_require={'onnx': onnx, 'heic': heic, 'lite': lite,
+    extras_require={'crf': crf, 'onnx': onnx, 'heic': heic, 'lite': lite,
                     'dev': settings['dev_requirements'].split() + onnx + heic},
     entry_points={'console_scripts': settings['console_scripts'].split(),
                   'nbdev': ['wsss_nb = wsss_nb._modidx:d']},

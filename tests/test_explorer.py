@@ -359,9 +359,14 @@ def test_a_page_of_its_own(browser, finished, tmp_path):
     with server(command, log) as process:
         until(log, f'http://127.0.0.1:{port}/ shows', process)
         page = browser.new_page(viewport={'width': 1400, 'height': 900})
+        asked = []
+        page.on('request', lambda request: asked.append(request.url))
         page.goto(f'http://127.0.0.1:{port}/', wait_until='commit')
         look_around(page, finished)
         page.close()
+    own = (f'http://127.0.0.1:{port}/', f'ws://127.0.0.1:{port}/', 'data:', 'blob:')
+    assert [url for url in asked if not url.startswith(own)] == []
+    assert len(asked) > 5
 
 
 LAB_IS_THERE = '() => window.jupyterapp?.shell?.currentWidget?.sessionContext'

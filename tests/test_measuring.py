@@ -25,6 +25,7 @@ from wsss_nb.shapes import make_shapes
 from wsss_nb.sheets import draw_contact, draw_examples
 from wsss_nb.training import save_model
 from wsss_nb.voc import VOCFolder
+from wsss_nb.work import quick
 
 RANDOM = BackboneSettings('resnet18', 'none', 16, True, 0, 'frozen')
 SYSTEM = System('these tests', VisualWords(RANDOM, num_words=8), MultiScale(scales=(1., .5)),
@@ -134,8 +135,9 @@ def test_elsewhere_the_same_masks_and_maps_are_counted_as_one_by_one(run):
     found = evaluate_elsewhere(run, photos, 'val', settings)
 
     matrix = ConfusionMatrix(len(run.classes) + 1)
+    segmenter = quick(run.network('segmenter'), run.machine.precision)
     for i in range(len(photos)):
-        labels = predict_labels(run.network('segmenter'), photos.image(i), settings)
+        labels = predict_labels(segmenter, photos.image(i), settings)
         matrix.update(labels, photos.truth(i))
     assert found['segmentation']['val'] == matrix.report(run.classes)
     maker = run.cam_maker(photos)

@@ -14,6 +14,7 @@ from wsss_nb.photos import read_image, read_mask
 from wsss_nb.prediction import PredictionSettings, predict_labels
 from wsss_nb.run import Run
 from wsss_nb.shapes import make_shapes
+from wsss_nb.work import quick
 
 ONCE = PredictionSettings(scales=(1.,))
 
@@ -68,7 +69,7 @@ def test_every_photo_gets_its_mask_at_its_own_upright_size(run, folder, tmp_path
     sizes = predict_photos(run, photos, tmp_path/'out', coco=True, workers=1)
     for name, photo in photos.items():
         labels = read_mask(tmp_path/'out'/'masks'/f'{name}.png', len(run.classes), sizes[name])
-        network = run.network('segmenter')
+        network = quick(run.network('segmenter'), run.machine.precision)
         assert np.array_equal(labels, predict_labels(network, read_image(photo), ONCE))
         with Image.open(tmp_path/'out'/'overlays'/f'{name}.jpg') as overlay:
             assert overlay.width == sizes[name][0] and overlay.height >= sizes[name][1]
@@ -145,3 +146,33 @@ def test_a_run_without_a_segmenter_is_told(run, folder, tmp_path):
     with pytest.raises(InputError, match='segmenter/model.safetensors.*wsss_nb segment'):
         predict_photos(fresh, find_photos([folder]), tmp_path/'out', workers=0)
     assert not (tmp_path/'out').exists()
+
+
+WRONG = {
+    'file,tags\nturned.jpg,cross\n': 'no line for Käfer 1.PNG.*without tags, if none',
+    'file,tags\nturned.jpg,cros\nKäfer 1.PNG,\n': "'cros' of 'turned.jpg' is not in the class list",
+    'file,tags\nturned.jpg,cross\nturned,ring\nKäfer 1.PNG,\n': "'turned' is there twice",
+    'name,labels\nturned.jpg,cross\n': 'file,tags',
+}
+
+
+@pytest.mark.parametrize('table', WRONG)
+def test_a_table_of_tags_that_is_wrong_is_told_before_anything_is_written(
+        table, run, folder, tmp_path):
+    (tmp_path/'known.csv').write_text(table)
+    found = find_photos([folder])
+    with pytest.raises(InputError, match=f'known.csv: .*{WRONG[table]}'):
+        predict_photos(run, found, tmp_path/'out', ONCE, workers=0, tags=tmp_path/'known.csv')
+    assert not (tmp_path/'out').exists()
+
+
+def test_masks_with_other_tags_are_other_masks(run, folder, tmp_path):
+    found = find_photos([folder])
+    table = tmp_path/'known.csv'
+    table.write_text('file,tags\nturned,ring;cross\nKäfer 1.PNG,\n')
+    predict_photos(run, found, tmp_path/'out', ONCE, workers=0, tags=table)
+    places = {run.classes.index(name) + 1 for name in ('ring', 'cross')}
+    assert set(np.unique(read_mask(tmp_path/'out'/'masks'/'turned.png'))) <= {0, *places}
+    assert not read_mask(tmp_path/'out'/'masks'/'Käfer 1.png').any()
+    with pytest.raises(InputError, match='photos are not those asked for'):
+        predict_photos(run, found, tmp_path/'out', ONCE, workers=0)

@@ -63,11 +63,14 @@ class Things(Walking):
     def walk_settings(self):
         return [{'beta': beta} for beta in self.betas]
 
-    def walks(self, network, seen, settings):
-        chance = network(seen.pixels[None])[0].sigmoid()
-        maps = torch.from_numpy(seen.cam.resize(tuple(chance.shape)))
+    def look(self, network, seen):
+        return (network(seen.pixels[None])[0].sigmoid(),)
+
+    def spread(self, cam, said, settings):
+        chance, = said
+        maps = torch.from_numpy(cam.resize(tuple(chance.shape)))
         found = [(maps * chance ** setting['beta']).numpy() for setting in settings]
-        return [CAM(seen.cam.classes, m, seen.cam.size) for m in found]
+        return [CAM(cam.classes, m, cam.size) for m in found]
 
 
 class Unmasked(VOCFolder):
@@ -186,8 +189,9 @@ def test_walking_goes_on_where_it_was(photos, cams, tmp_path):
     assert (tmp_path/'whole'/'walk.json').read_bytes() == (tmp_path/'cut'/'walk.json').read_bytes()
 
 
-def test_workers_change_nothing(photos, cams, tmp_path):
-    method = decided(Things(RANDOM, SMALL))
+@pytest.mark.parametrize('kind', [Things, Affinity, IRN])
+def test_workers_change_nothing(kind, photos, cams, tmp_path):
+    method = decided(kind(backbone=RANDOM, training=SMALL, betas=(10.,)))
     walked = {}
     for workers in (0, 2):
         work = work_in(tmp_path/str(workers), photos, cams)
@@ -195,6 +199,8 @@ def test_workers_change_nothing(photos, cams, tmp_path):
         made = looking(method.maker(work), range(6), workers, 'walks')
         walked[workers] = [cam.maps for _, cam in made]
     assert all(np.array_equal(a, b) for a, b in zip(walked[0], walked[2]))
+    chosen = [(tmp_path/workers/'walk.json').read_bytes() for workers in ('0', '2')]
+    assert chosen[0] == chosen[1]
 
 
 def test_without_masks_the_first_setting_is_taken(photos, cams, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from wsss_nb.cam import CAM
 from wsss_nb.files import InputError
 from wsss_nb.refiners import DenseCRF
-from wsss_nb.run import absent_files
+from wsss_nb.settings import absent_files
 from wsss_nb.saliency import SaliencyLabels
 from wsss_nb.settings import all_faults, from_json, to_json
 from wsss_nb.shapes import make_shapes

@@ -1,8 +1,10 @@
 "Two processes take the same steps as one. A notebook can't start processes that share a training."
 import csv
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -152,6 +154,28 @@ def test_a_bar_begins_what_it_shows_once():
     assert bar.total == 2
     assert list(bar) == ['a', 'b'] and begun == [1]
     assert list(in_workers(str, iter([1, 2]), 1, 'items made on the way', 2)) == ['1', '2']
+
+
+def refuse(item):
+    raise InputError(f'{item} is refused')
+
+
+@pytest.mark.parametrize('first', (str, refuse))   # the second: while the other still gives items
+@pytest.mark.parametrize('last', (refuse, lambda item: os.kill(os.getpid(), signal.SIGKILL)))
+def test_workers_end_with_the_loop_even_while_its_error_is_held(first, last):
+    items = in_workers(first, range(40), 1, None)
+    with pytest.raises(InputError) as held:
+        list(in_workers(last, items, 2, None, 40))
+    assert held.value.args
+    assert not multiprocessing.active_children()
+
+
+def test_workers_end_with_whoever_stops_asking():
+    roots = in_workers(str, range(40), 2, None)
+    assert next(roots) == '0'
+    assert multiprocessing.active_children()
+    roots.close()
+    assert not multiprocessing.active_children()
 
 
 MEMORY = '''

@@ -21,7 +21,7 @@ from torch import nn
 
 from .backbones import Backbone, BackboneSettings
 from .cam import CAM, strided_size
-from .crf import refine_labels
+from .crf import lacking_crf, refine_labels
 from .loaders import Batch, normalise, on_grid
 from .photos import IGNORE
 from .random_walk import (feature_affinity, feature_transition, pair_kinds, pair_mean,
@@ -29,7 +29,7 @@ from .random_walk import (feature_affinity, feature_transition, pair_kinds, pair
 from .refiners import TOLERANCE, Seen, Walking
 from .settings import not_positive
 from .training import OPTIMISERS, At, TrainingSettings, whole_targets
-from .work import Work
+from .work import Work, one_thread
 
 # %% ../nbs/26_affinity.ipynb #a80df5b5
 def power_of(
@@ -152,7 +152,7 @@ def affinity_features(
 ) -> torch.Tensor:          # float32 (C, h, w), h = H / 8, rounded up; on the model's device
     "The features of a photo."
     parameter = next(model.parameters())
-    return model(pixels[None].to(parameter))[0].float()
+    return model(pixels[None].to(parameter.device))[0].float()
 
 # %% ../nbs/26_affinity.ipynb #0b9f76cf
 class Walked(NamedTuple):
@@ -175,6 +175,7 @@ class Walked(NamedTuple):
         return CAM(np.asarray(classes), (self.maps / both).cpu().numpy(), size)
 
 # %% ../nbs/26_affinity.ipynb #5652826f
+@one_thread()   # of a chain of small operations
 def walk_cams(
     maps: torch.Tensor,               # M: float32 (K, h4, w4), 0..1, such as `CAM.maps`
     features: torch.Tensor,           # f: (C, h, w), see `affinity_features`
@@ -228,15 +229,20 @@ def walk_settings(self: Affinity) -> list[dict[str, float]]:
     return [{'beta': beta, 'alpha': alpha} for beta, alpha in tried]
 
 @patch
-def walks(
+def look(self: Affinity, network: AffinityNet, seen: Seen) -> tuple[torch.Tensor]:
+    "The features of the photo, see `affinity_features`."
+    return (affinity_features(network, seen.pixels),)
+
+@patch
+def spread(
     self: Affinity,
-    network: AffinityNet,                   # trained, in evaluation mode
-    seen: Seen,                             # of the photo
+    cam: CAM,                               # of the photo
+    said: tuple[torch.Tensor],              # its features
     settings: Sequence[dict[str, float]],   # some of `walk_settings`
 ) -> list[CAM]:                             # one for each setting, at stride 8
     "What becomes of the CAM of a photo. Backgrounds of several powers walk at once."
-    features = affinity_features(network, seen.pixels)
-    maps = torch.from_numpy(seen.cam.maps)
+    features, = said
+    maps = torch.from_numpy(cam.maps)
     alphas = sorted({setting['alpha'] for setting in settings})
     walked = {}
     for beta in {setting['beta'] for setting in settings}:
@@ -245,7 +251,7 @@ def walks(
     found = []
     for setting in settings:
         n = alphas.index(setting['alpha'])
-        found.append(walked[setting['beta']].to_cam(seen.cam.classes, n, seen.cam.size))
+        found.append(walked[setting['beta']].to_cam(cam.classes, n, cam.size))
     return found
 
 # %% ../nbs/26_affinity.ipynb #3f48fade
@@ -256,6 +262,11 @@ def faults(self: Affinity) -> list[str]:
     if not self.alphas or not all(math.isfinite(alpha) and alpha > 0 for alpha in self.alphas):
         found.append(f'alphas must be numbers over 0, not {self.alphas}')
     return found
+
+@patch
+def absent(self: Affinity) -> list[str]:
+    "What a run would lack; the sure labels are made with a CRF."
+    return lacking_crf(f'refiner:{self.name}', 'choose `refiner:pamr` (chapter 28)')
 
 # %% ../nbs/26_affinity.ipynb #6a7c8f54
 VOC_AFFINITY = Affinity(

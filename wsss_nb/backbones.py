@@ -224,15 +224,19 @@ def stage_features(
     self: Backbone,
     images: torch.Tensor,  # normalised (B, 3, H, W)
 ) -> list[torch.Tensor]:   # one (B, stage_channels[i], h_i, w_i) a stage
-    "The features of every stage, for networks that read several."
+    """The features of every stage, for networks that read several. A copy with weights of another
+    type (chapter 18) gives them in the type of the images."""
     if self.patch is not None:
         images = fitted(images, self.output_stride, self.patch)
-    features = images.contiguous(memory_format=torch.channels_last)
+    own = next(self.parameters()).dtype
+    features = images.to(own).contiguous(memory_format=torch.channels_last)
     found = []
     for i, stage in enumerate(self.stages):
         with torch.set_grad_enabled(torch.is_grad_enabled() and i >= self.frozen_stages):
             features = stage(features)
         found.append(features)
+    if own != images.dtype:
+        found = [features.to(images.dtype) for features in found]
     return found
 
 # %% ../nbs/12_backbones.ipynb #fc237072
@@ -375,18 +379,14 @@ def tried_chain(
             tried = timm_chain_at(name, None, output_stride, dilate)
         except InputError:
             return None
-        if tried is None:
+        if tried is None or cells_of(tried, (96, 160)) != promised((96, 160), tried.output_stride):
             return None
-        stride = tried.output_stride
-        if cells_of(tried, (96, 160)) != promised((96, 160), stride):
-            return None
+        odd = promised((97, 161), tried.output_stride)
         cells = cells_of(tried, (97, 161))
-    takes_squares = any(isinstance(layer, nn.Conv2d) and takes_whole_squares(layer)
-                        for layer in tried.modules())
-    if cells is None or (takes_squares and cells != promised((97, 161), stride)):
-        tried.patch = stride
-        with torch.device('meta'):
-            if cells_of(tried, (97, 161)) != promised((97, 161), stride):
+        convolutions = [layer for layer in tried.modules() if isinstance(layer, nn.Conv2d)]
+        if cells is None or (cells != odd and any(map(takes_whole_squares, convolutions))):
+            tried.patch = tried.output_stride
+            if cells_of(tried, (97, 161)) != odd:
                 return None
     return tried
 

@@ -248,7 +248,7 @@ def border_map(
     pixels: torch.Tensor,  # of a photo, normalised: float32 (3, H, W)
 ) -> torch.Tensor:         # float32 (h, w), 0..1, at stride 4, on the model's device
     "The chance of a border at each cell of a photo."
-    pixels = pixels.to(next(model.parameters()))
+    pixels = pixels.to(next(model.parameters()).device)
     logits, mirrored = model(torch.stack([pixels, pixels.flip(-1)])).float()
     return ((logits + mirrored.flip(-1)) / 2).sigmoid()
 
@@ -379,16 +379,22 @@ def border_of(self: BES, network: BorderNet, pixels: torch.Tensor) -> torch.Tens
     found = border_map(network, pixels)
     return 1 - found if self.borders == 'inverse' else found
 
+# %% ../nbs/73_bes.ipynb #5c74999a
 @patch
-def walks(
+def look(self: BES, network: BorderNet, seen: Seen) -> tuple[torch.Tensor]:
+    "The map that stops the walk."
+    return (self.border_of(network, seen.pixels),)
+
+@patch
+def spread(
     self: BES,
-    network: BorderNet,                   # trained, in evaluation mode
-    seen: Seen,                           # of the photo
+    cam: CAM,                             # of the photo
+    said: tuple[torch.Tensor],            # the map that stops its walk
     settings: Sequence[dict[str, Any]],   # some of `walk_settings`
 ) -> list[CAM]:                           # one for each setting, at stride 4
     "What becomes of the CAM of a photo."
-    border = self.border_of(network, seen.pixels)
-    return [walk_to_borders(seen.cam, border, setting) for setting in settings]
+    border, = said
+    return [walk_to_borders(cam, border, setting) for setting in settings]
 
 # %% ../nbs/73_bes.ipynb #06e39195
 BES_SMALL = System(

@@ -25,7 +25,7 @@ from .loaders import normalise
 from .photos import Photos
 from .readers import Form, read_arrays, write_arrays
 from .settings import not_among, wrong_scales
-from .work import Maker, Work
+from .work import Maker, Work, quick
 
 # %% ../nbs/20_cam.ipynb #cabb8710
 def strided_size(
@@ -194,7 +194,7 @@ def cam_of_views(
     total = torch.zeros(len(views.classes), *size)
     if len(total):
         chosen = views.classes.to(parameter.device)
-        seen = (model.class_maps(images.to(parameter))[:, chosen] for images in views.images)
+        seen = (model.class_maps(images.to(parameter.device))[:, chosen] for images in views.images)
         total = sum_of_views(seen, size, merge)
         total /= total.amax((1, 2), keepdim=True) + 1e-5
     return CAM(views.classes.numpy(), total.numpy(), (height, width))
@@ -254,7 +254,8 @@ def maker(
     "Makes the maps of a set of photos."
     backbone = network.backbone
     views = partial(self.views, work.photos, work.longest, backbone.mean, backbone.std)
-    return Maker(network, views, partial(cam_of_views, merge=self.merge))
+    looker = quick(network, work.machine.precision)
+    return Maker(looker, views, partial(cam_of_views, merge=self.merge))
 
 # %% ../nbs/20_cam.ipynb #a8d2f7c1
 @patch

@@ -45,6 +45,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     'To hand out': {
         'export': 'hand the masks of a run to an annotation tool',
+        'import-masks': 'take back what was corrected there',
         'onnx': 'write a trained network as ONNX',
         'submit': "pack the masks of VOC's test photos for its server",
     },
@@ -58,7 +59,7 @@ def overview() -> str:
              'usage: wsss_nb COMMAND ...      wsss_nb COMMAND --help']
     for title, group in GROUPS.items():
         lines += ['', title]
-        lines += [f'  {name:10}{line}' for name, line in group.items()]
+        lines += [f'  {name:13}{line}' for name, line in group.items()]
     return '\n'.join(lines)
 
 # %% ../nbs/92_cli.ipynb #05bbacff

@@ -31,9 +31,10 @@ def encode_words(
     """Eqs. 1-3 of IJCAI 2021: word probabilities, word histogram and word labels.
 
     The features are detached: the codebook follows them, and never pulls them towards itself."""
-    unit_features = F.normalize(features.detach(), dim=1)
+    features = features.detach()
     unit_words = F.normalize(codebook, dim=1)
-    similarity = torch.einsum('bdhw,kd->bkhw', unit_features, unit_words)    # S, eq. 1
+    lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp(min=1e-12)
+    similarity = F.conv2d(features, unit_words[..., None, None]) / lengths   # S, eq. 1
     probabilities = (similarity / temperature).softmax(dim=1)                # P, eq. 2
     assigned = similarity.argmax(dim=1).flatten(1)    # Y, eq. 3: softmax keeps the order
     labels = torch.zeros(similarity.shape[:2], device=features.device)

@@ -19,7 +19,7 @@ import tyro
 
 from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
-from . import tables
+from . import import_masks, stand_in, tables
 from .comparison import TABLE_A, Comparison, compared
 from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
@@ -28,7 +28,7 @@ from .methods import STAGES, System, system_options
 from .prediction import PredictionSettings
 from .report import percent
 from .run import Config, Run, RunSettings
-from .settings import check_settings
+from .settings import WORKERS, check_settings
 from .shapes import make_shapes
 from .terms import Terms
 from .systems import ABLATION, ROWS, SYSTEMS, describe_systems, known_methods, open_run
@@ -64,6 +64,7 @@ def print_metrics(run: Run) -> None:
 
 def run_with(
     name: str,       # a key of `SYSTEMS`
+    words: list[str] = (),   # of the command line
 ) -> Callable:       # the command `run`
     "The command `run`, with the settings of a system as its defaults."
     Parts = system_options(SYSTEMS[name], known_methods())
@@ -75,7 +76,7 @@ def run_with(
     ) -> None:
         """Do the whole job: classifier, CAMs, pseudo masks, segmenter, predictions, measurements.
         The same command goes on with a run that was cut off."""
-        config = options.config(parts)
+        config = stand_in.begun(options.config(parts), words, known_methods())
         pipeline.run(config, until, accept_changes)
         print_metrics(Run(config))
         print(f'{config.out}: done')
@@ -147,20 +148,21 @@ def predict(
     root: Positional[Folder],                # folder of a run
     photos: Positional[tuple[Path, ...]] = (),  # photos, or folders of them; none: all of the run
     out: Path | None = None,                 # new folder for the masks of these photos
+    tags: Path | None = None,                # table file,tags of these photos: masks keep to them
     coco: bool = False,                      # also write the regions as COCO run lengths
     scales: tuple[float, ...] | None = None, # of the photo; None: those of the run
     mirror: bool | None = None,              # look at the mirror image, too; None: as the run does
     crf: bool | None = None,                 # refine with a dense CRF; None: as the run does
     longest: int | None = None,              # longer photos are worked on at this size, pixels
     window: int | None = None,               # larger ones are predicted in windows, pixels a side
-    workers: int = 2,                        # processes that read and write; same results
+    workers: int = WORKERS,                  # processes that read and write; same results
 ) -> None:
     """Draw a mask for every photo of a run; or for any photos, with the segmenter of a finished
     run. The same command goes on where it was cut off."""
     asked = dict(scales=scales, mirror=mirror, crf=crf, longest=longest, window=window)
     given = [value for value in asked.values() if value is not None]
     if not photos:
-        if out or coco or given:
+        if out or coco or tags or given:
             raise InputError('these options are for photos that you name: '
                              '`wsss_nb predict RUN PHOTO... --out DIR`')
         do_stage('predict', root)
@@ -170,7 +172,7 @@ def predict(
     run = open_run(root)
     settings = changed_prediction(run, **asked)
     found = new_photos.find_photos(photos)
-    sizes = new_photos.predict_photos(run, found, out, settings, coco, workers=workers)
+    sizes = new_photos.predict_photos(run, found, out, settings, coco, workers=workers, tags=tags)
     more = ', and coco.json' if coco else ''
     print(f'{out}: masks of {len(sizes)} photos, the photos under them in overlays{more}')
 
@@ -219,7 +221,7 @@ def branch_with(
         out: Positional[Folder],         # folder for the new run
         refiner: Union[tuple(kinds)],    # how the new run makes pseudo masks
         until: Literal['refine', 'segment', 'predict', 'evaluate'] = 'evaluate',  # last stage
-        workers: int = 2,                # processes that read photos; same results
+        workers: int = WORKERS,          # processes that read photos; same results
         background: float | None = None, # score of the background in the CAMs, 0..1; None: as there
     ) -> None:
         """Begin a run with the classifier and the CAMs of another one, and go on with another
@@ -449,7 +451,7 @@ def submit(
     out: Path | None = None,     # file to write; None: comp6_test_cls.tar in the run
     data: Path | None = None,    # VOC folder with the list and its photos; None: the run's
     split: str = 'test',         # the list
-    workers: int = 2,            # processes that read photos and write masks; same results
+    workers: int = WORKERS,      # processes that read photos and write masks; same results
 ) -> None:
     """Predict the photos of a test list and pack their masks for VOC's test server. The file is
     verified before it gets its name."""
@@ -481,15 +483,18 @@ def system_named(
             named = argument.partition('=')[2]
     return named if named in SYSTEMS else 'words'
 
+# %% ../nbs/91_commands.ipynb #f00542e2
 def find_command(
     name: str,          # of a command
     arguments: list[str],   # behind it
 ) -> Callable:          # for tyro
     "The function of a command."
     if name == 'run':
-        return run_with(system_named(arguments))
+        return run_with(system_named(arguments), arguments)
     if name == 'table':
         return table_with(system_named(arguments))
     if name == 'branch':
         return branch_with(known_methods()['refiner'])
+    if name == 'import-masks':
+        return import_masks.command_with(open_run)
     return globals()[name]

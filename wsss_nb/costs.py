@@ -14,7 +14,6 @@ from typing import Any, Callable, NamedTuple
 import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.flop_counter import FlopCounterMode
 
 from .backbones import create_backbone
 from .files import InputError
@@ -43,6 +42,7 @@ def count(
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    from torch.utils.flop_counter import FlopCounterMode   # imports triton, which takes long
     with torch.device('meta'), FlopCounterMode(display=False) as counter, hooks:
         result = compute()
         if result.requires_grad:

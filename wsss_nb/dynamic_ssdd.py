@@ -23,7 +23,7 @@ from torch import nn
 from .affinity import VOC_AFFINITY
 from .backbones import Backbone, BackboneSettings
 from .cam import MultiScale, strided_size
-from .crf import mean_field, softmax_energies
+from .crf import lacking_crf, mean_field, softmax_energies
 from .loaders import Augmentation, Batch, MaskedCrops, Place, colours_of, on_grid
 from .methods import System
 from .photos import IGNORE
@@ -296,6 +296,10 @@ class DynamicSSDD(Trained):
         rules = Rules(self.threshold, self.absent_tags, self.bias, self.beta)
         return DynamicNet(self.backbone.create(first), classes + 1, self.middle, self.width, crf,
                           rules)
+
+    def absent(self) -> list[str]:
+        "What a run would lack: each step of the training needs a CRF."
+        return lacking_crf('segmenter:ssdd', 'choose `segmenter:deeplabv2`')
 
 # %% ../nbs/79_dynamic_ssdd.ipynb #d11c88be
 @patch

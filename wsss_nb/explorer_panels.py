@@ -19,7 +19,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 
-from .crf import refine_labels
+from .crf import ABSENT, has_crf, refine_labels
 from .explorer import Explorer, Opened
 from .files import InputError
 from .measuring import photo_miou
@@ -249,6 +249,8 @@ def refined_labels(explorer: Explorer, opened: Opened, view: View) -> np.ndarray
     cam = opened.found['cam']
     if isinstance(cam, str):
         return cam
+    if not has_crf():
+        return ABSENT
     photo = at_most(opened.photo, explorer.run.config.longest)
     labels = refine_labels(photo, cam.to_labels(view.background, photo.size[::-1]), **view.crf)
     resized = Image.fromarray(labels).resize(opened.photo.size, Image.Resampling.NEAREST)

@@ -6,10 +6,11 @@
 __all__ = ['IRN_RATES', 'VOC_IRN', 'irn_labels', 'projection', 'resized', 'BoundaryBranch', 'DisplacementBranch', 'Fields',
            'IRNet', 'affinity_terms', 'displacement_terms', 'IRNLoss', 'boundary_displacement_loss',
            'irn_training_loss', 'set_mean_displacement', 'irn_fields', 'propagate', 'walked_cam', 'find_centroids',
-           'find_instances', 'IRN', 'arrows_of', 'walk_to_borders', 'things_path']
+           'find_instances', 'IRN', 'arrows_of', 'walk_to_borders', 'things_path', 'instances_of']
 
 # %% ../nbs/27_irn.ipynb #cb66c08f
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
@@ -24,16 +25,15 @@ from torch import nn
 from .backbones import Backbone
 from .cam import CAM, strided_size
 from .coco import coco_annotations, write_coco
-from .crf import refine_labels
+from .crf import lacking_crf, refine_labels
 from .loaders import Batch, on_grid
 from .photos import IGNORE, evenly, read_mask
 from .random_walk import (PairKinds, boundary_affinity, boundary_transition, check_size,
                                  directions, pair_kinds, pair_mean, seen_at, walk)
 from .readers import Form, read_arrays, write_arrays
-from .refiners import TOLERANCE, Seen, Walking
-from .training import (At, TrainingSettings, process, progress, save_model,
-                              whole_targets)
-from .work import Maker, Work, looking
+from .refiners import TOLERANCE, ChosenWalk, Looked, Seen, Walking
+from .training import At, TrainingSettings, process, save_model, whole_targets
+from .work import Maker, Work, in_workers, looking, one_thread, quick
 
 # %% ../nbs/27_irn.ipynb #5dcbf1df
 def irn_labels(
@@ -261,12 +261,13 @@ def irn_fields(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # boundary map (h, w), 0..1, and displacement (2, h, w)
     """The fields of a photo, at stride 4, on the device of the model. The boundary is the mean of
     the photo's and its mirror image's logits, as published; the arrows are the photo's own."""
-    pixels = pixels.to(next(model.parameters()))
+    pixels = pixels.to(next(model.parameters()).device)
     boundary, displacement = model(torch.stack([pixels, pixels.flip(-1)]))
     both = boundary[0] + boundary[1].flip(-1)
     return (both.float() / 2).sigmoid(), displacement[0].float()
 
 # %% ../nbs/27_irn.ipynb #e6870e0c
+@one_thread()   # of a chain of small operations
 def propagate(
     cam: torch.Tensor,        # maps (K, h, w)
     boundary: torch.Tensor,   # B: (h, w), 0..1
@@ -292,6 +293,7 @@ def walked_cam(
     return CAM(cam.classes, maps.float().cpu().numpy(), cam.size)
 
 # %% ../nbs/27_irn.ipynb #57ea9c27
+@one_thread()   # of a chain of small operations
 def find_centroids(
     displacement: torch.Tensor,  # D: (2, h, w), in cells, dy first
     rounds: int = 300,           # how often the arrows are followed
@@ -350,6 +352,12 @@ class IRN(Walking):
         "The boundary branch learns at the base rate, the displacement branch faster."
         return IRN_RATES
 
+# %% ../nbs/27_irn.ipynb #0242c897
+@patch
+def absent(self: IRN) -> list[str]:
+    "What a run would lack; the sure labels are made with a CRF."
+    return lacking_crf('refiner:irn', 'choose `refiner:pamr` (chapter 28)')
+
 # %% ../nbs/27_irn.ipynb #6fda8b30
 @patch
 def train(self: IRN, work: Work) -> IRNet:
@@ -358,7 +366,8 @@ def train(self: IRN, work: Work) -> IRNet:
     process().wait_for_everyone()   # none writes it again before all have it
     if network.mean_displacement.any():
         return network
-    maker = Maker(network, self.seer(work, network), arrows_of)
+    looker = quick(network, work.machine.precision)
+    maker = Maker(looker, self.seer(work, network), arrows_of)
     places = evenly(len(work.photos), 200)
     found = looking(maker, places, work.machine.workers, 'mean displacement')
     set_mean_displacement(network, [arrows for _, arrows in found])
@@ -378,15 +387,21 @@ def walk_settings(self: IRN) -> list[dict[str, Any]]:
     return [{'beta': beta, 'on_border': kept} for kept, beta in product((False, True), self.betas)]
 
 @patch
-def walks(
+def look(self: IRN, network: IRNet, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    "The boundary map and the displacement of the photo, see `irn_fields`."
+    return irn_fields(network, seen.pixels)
+
+# %% ../nbs/27_irn.ipynb #9637d4eb
+@patch
+def spread(
     self: IRN,
-    network: IRNet,                       # trained, in evaluation mode
-    seen: Seen,                           # of the photo
-    settings: Sequence[dict[str, Any]],   # some of `walk_settings`
-) -> list[CAM]:                           # one for each setting, at stride 4
+    cam: CAM,                               # of the photo
+    said: tuple[torch.Tensor, torch.Tensor],   # its boundary map and its displacement
+    settings: Sequence[dict[str, Any]],     # some of `walk_settings`
+) -> list[CAM]:                             # one for each setting, at stride 4
     "What becomes of the CAM of a photo."
-    boundary, _ = irn_fields(network, seen.pixels)
-    return [walk_to_borders(seen.cam, boundary, setting) for setting in settings]
+    boundary, _ = said
+    return [walk_to_borders(cam, boundary, setting) for setting in settings]
 
 def walk_to_borders(
     cam: CAM,                  # of the photo
@@ -403,15 +418,14 @@ def walked(
     self: IRN,
     work: Work,                # of the refiner
     setting: dict[str, Any],   # that was chosen
-    network: IRNet,            # trained, in evaluation mode
-    seen: Seen,                # of the photo
+    looked: Looked,            # of the photo
 ) -> CAM:
     "The walked CAM of a photo. Writes the things that its cells belong to: things/<id>.npz."
-    boundary, displacement = irn_fields(network, seen.pixels)
-    walked = walk_to_borders(seen.cam, boundary, setting)
+    boundary, displacement = looked.tensors()
+    walked = walk_to_borders(looked.cam, boundary, setting)
     strongest = walked.resize(tuple(displacement.shape[1:])).max(0, initial=0)
     things = find_instances(displacement, strongest > self.walked_background)
-    path = things_path(work, seen.i)
+    path = things_path(work, looked.i)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(path, things=things.astype(np.uint16))
     return walked
@@ -445,14 +459,28 @@ def finish(
         return
     annotations = []
     sizes = []
-    for i, name in enumerate(progress(work.photos.ids, 'instances')):
-        labels = read_mask(masks/f'{name}.png')
-        cam = CAM.load(work.folder/'cams'/f'{name}.npz', len(work.photos.classes))
-        scores = cam.resize().max(0, initial=0)
-        annotations += coco_annotations(i + 1, labels, self.things(work, i), scores, least=50)
-        sizes.append(cam.size)
+    find = partial(instances_of, self, work, masks)
+    places = range(len(work.photos))
+    for found, size in in_workers(find, places, work.machine.workers, 'instances'):
+        annotations += found
+        sizes.append(size)
     files = [work.photos.path(i).name for i in range(len(work.photos))]
     write_coco(path, files, sizes, work.photos.classes, annotations)
+
+# %% ../nbs/27_irn.ipynb #e5f92737
+def instances_of(
+    method: IRN,
+    work: Work,     # of the refiner
+    masks: Path,    # folder of the pseudo masks
+    i: int,         # place of the photo
+) -> tuple[list[dict], tuple[int, int]]:   # COCO annotations; (height, width) of the photo
+    "The things of a photo, in its pseudo mask."
+    name = work.photos.ids[i]
+    labels = read_mask(masks/f'{name}.png')
+    cam = CAM.load(work.folder/'cams'/f'{name}.npz', len(work.photos.classes))
+    scores = cam.resize().max(0, initial=0)
+    found = coco_annotations(i + 1, labels, method.things(work, i), scores, least=50)
+    return found, cam.size
 
 # %% ../nbs/27_irn.ipynb #0cc80cf4
 VOC_IRN = IRN(

@@ -26,10 +26,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms.v2 import ColorJitter, functional as T
 
 from .files import InputError, stage_behind
-from .readers import refusal_of
+from .readers import SHARED_MEMORY, lines_of, refusal_of
 from .photos import IGNORE, Photos, read_mask
 
 # %% ../nbs/09_loaders.ipynb #5b95ac91
@@ -39,8 +38,9 @@ def normalise(
     std: Sequence[float],    # likewise
 ) -> torch.Tensor:           # float32 (3, H, W)
     "An image as its backbone wants it: (colours in 0..1 - mean) / standard deviation."
-    colours = T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)
-    return T.normalize(colours, mean, std)
+    colours = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() * (1 / 255)
+    mean, std = [colours.new_tensor(numbers)[:, None, None] for numbers in (mean, std)]
+    return (colours - mean).div_(std)
 
 # %% ../nbs/09_loaders.ipynb #8780c20a
 def colours_of(
@@ -57,6 +57,7 @@ def jittered(
     generator: random.Random,   # all that is drawn is drawn from here
 ) -> Image.Image:
     "A photo in other colours: brightness, contrast and saturation by 0.3, hue by 0.1."
+    from torchvision.transforms.v2 import ColorJitter   # takes as long to import as PyTorch
     with torch.random.fork_rng([]):
         torch.manual_seed(generator.getrandbits(32))
         return ColorJitter(.3, .3, .3, .1)(image)
@@ -356,7 +357,7 @@ def cannot_send(
 ) -> None:
     """End a worker whose result is lost: or whoever waits for it would wait for ever. Short of
     shared memory, it ends in the way that PyTorch tells as that."""
-    if refusal_of(error) is not None:
+    if SHARED_MEMORY.line_in(lines_of(error)) is not None:
         signal.raise_signal(signal.SIGBUS)
     traceback.print_exception(error)
     os._exit(1)
@@ -394,7 +395,8 @@ class ErrorsAsValues(Dataset):
 class Loader(DataLoader):
     """What a data set gives, in order, made by workers that leave Ctrl-C to this process.
 
-    Errors come as values: see `raised`."""
+    Errors come as values: see `raised`. The workers end with the loop over it, or when what `iter`
+    gives is closed."""
     def __init__(
         self,
         dataset: Dataset,  # may raise
@@ -406,7 +408,13 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator:
         with interruptible():
-            return super().__iter__()   # which makes the workers
+            made = super().__iter__()   # with its workers
+        try:
+            yield from made
+        finally:
+            end = getattr(made, '_shutdown_workers', None)   # else they end when it is collected
+            if end is not None:
+                end()
 
 # %% ../nbs/09_loaders.ipynb #f935eb7d
 def collate(

@@ -26,14 +26,14 @@ from .loaders import Batch, jittered, normalise
 from .mcis import (SCALES, Change, CoattentionClassifier, Likeness, PairedCrops, Partners,
                           coattention_loss, first_stages, tags_of)
 from .methods import System
+from .pamr import snapping
 from .photos import Photos
 from .prediction import VOC_PREDICTION
-from .refiners import DenseCRF
 from .segmentation import VOC_DEEPLAB, DeepLab
 from .settings import negative, not_among, not_positive
 from .training import At, Optimiser, TrainingSettings
 from .visual_words import AsBaseline
-from .work import Lead, Maker, Trained, Work
+from .work import Lead, Maker, Trained, Work, quick
 
 # %% ../nbs/78_mcis_system.ipynb #76ec3e05
 def merge_maps(
@@ -70,7 +70,7 @@ def tag_maps(
     "A photo's maps for its tags: own, those of its changed images, and with partners."
     parameter = next(network.parameters())
     def see(image: torch.Tensor) -> torch.Tensor:
-        return network(image[None].to(parameter)).features
+        return network(image[None].to(parameter.device)).features
     def common(x: torch.Tensor, partner: torch.Tensor, second: bool = False) -> torch.Tensor:
         return network.common(network.rebuilt(x, partner, second))[0].float()
     classes = views.classes.to(parameter.device)
@@ -196,7 +196,7 @@ def maker(
     backbone = network.backbone
     reader = PartnerReader(self, work.photos, tags_of(work.photos), work.seed, work.longest,
                            backbone.mean, backbone.std)
-    return Maker(network, reader, partner_cam)
+    return Maker(quick(network, work.machine.precision), reader, partner_cam)
 
 @patch
 def faults(self: PartnerMaps) -> list[str]:
@@ -319,7 +319,7 @@ def faults(self: CoAttention) -> list[str]:
 # %% ../nbs/78_mcis_system.ipynb #6fbb4262
 MCIS = System(
     'Sun et al., MCIS, ECCV 2020, in small; no external saliency (D1: swept background)',
-    CoAttention(), PartnerMaps(), DenseCRF(), DeepLab())
+    CoAttention(), PartnerMaps(), snapping(), DeepLab())
 
 MCIS_VOC = System(
     'Sun et al., MCIS, ECCV 2020; no external saliency (D2: IRNet in its place), DeepLabv2',

@@ -15,12 +15,13 @@ from typing import Annotated, Any, ClassVar, Mapping, Protocol, Union
 import numpy as np
 import tyro
 from PIL import Image
+import torch
 from torch import nn
 
 from .cam import CAM
 from .prediction import PredictionSettings
 from .settings import Methods
-from .work import Lead, Maker, Work
+from .work import Lead, Maker, Work, usual_precision
 
 # %% ../nbs/40_methods.ipynb #9c1663e7
 class ClassifierMethod(Protocol):
@@ -125,6 +126,15 @@ class System:
         roles = ('classifier', 'cams', 'refiner', 'segmenter')
         found = {role: getattr(self, role) for role in roles}
         return {role: method for role, method in found.items() if method is not None}
+
+    def precision(self, where: torch.device) -> str:
+        "What suits its first network on a device, see `usual_precision`; settings are decided."
+        for method in self.parts().values():
+            if hasattr(method, 'backbone'):
+                with torch.device('meta'):
+                    backbone = method.backbone.create(first=False)
+                return usual_precision(backbone, where)
+        return 'no'
 
 # %% ../nbs/40_methods.ipynb #7e4aa6af
 STAGES = ('classify', 'cams', 'refine', 'segment', 'predict', 'evaluate')

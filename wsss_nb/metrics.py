@@ -250,3 +250,22 @@ def merge(
         raise ValueError('sweeps with different classes or thresholds cannot be merged')
     self.counts += other.counts
     self.images += other.images
+
+# %% ../nbs/21_metrics.ipynb #b21b3f1d
+@patch
+def __getstate__(self: BackgroundSweep) -> dict:
+    "What is written of a sweep when it is pickled: of the counts, those that aren't 0."
+    places = np.flatnonzero(self.counts)
+    filled = {'places': places, 'filled': self.counts.flat[places]}
+    rest = {name: value for name, value in vars(self).items() if name != 'counts'}
+    return rest | filled
+
+@patch
+def __setstate__(self: BackgroundSweep, state: dict) -> None:
+    "The sweep that was pickled."
+    rest = dict(state)
+    places = rest.pop('places')
+    filled = rest.pop('filled')
+    vars(self).update(rest)
+    self.counts = np.zeros((self.num_classes, self.num_classes, len(self.steps) + 1), np.int64)
+    self.counts.flat[places] = filled

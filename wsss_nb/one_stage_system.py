@@ -24,7 +24,7 @@ from torch import nn
 
 from .backbones import BackboneSettings
 from .cam import CAM, MultiScale, Views, strided_size, sum_of_views
-from .crf import refine_probabilities
+from .crf import lacking_crf, refine_probabilities
 from .files import InputError
 from .loaders import Augmentation, Batch, TaggedCrops, colours_of
 from .methods import System
@@ -36,7 +36,7 @@ from .segmentation import VOC_DEEPLAB, DeepLab
 from .settings import negative, not_positive, wrong_scales
 from .training import At, Optimiser, TrainingSettings, device, load_model
 from .visual_words import wrong_sides
-from .work import Lead, Maker, Trained, Work
+from .work import Lead, Maker, Trained, Work, quick
 
 # %% ../nbs/77_one_stage_system.ipynb #2e1d1442
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def mean_masks(
     "The mean of the masks over all views of a photo."
     parameter = next(model.parameters())
     chosen = F.pad(views.classes + 1, (1, 0)).to(parameter.device)
-    seen = (enlarge(model(images.to(parameter)).masks[:, chosen], images.shape[2:])
+    seen = (enlarge(model(images.to(parameter.device)).masks[:, chosen], images.shape[2:])
             for images in views.images)
     total = sum_of_views(seen, strided_size(*views.size, stride), 'sum')
     return total / (2 * len(views.images))
@@ -211,7 +211,8 @@ class OneStageMasks:
         backbone = network.backbone
         views = partial(MultiScale(self.scales).views, work.photos, work.longest, backbone.mean,
                         backbone.std)
-        return Maker(network, views, partial(cam_of_masks, self.power))
+        looker = quick(network, work.machine.precision)
+        return Maker(looker, views, partial(cam_of_masks, self.power))
 
     def faults(self) -> list[str]:
         "What can't work in these settings."
@@ -232,6 +233,10 @@ class MaskCRF(Refiner):
             image, masks, gaussian_sigma=3, gaussian_compatibility=3, bilateral_sigma=80,
             colour_sigma=13, bilateral_compatibility=10)
         return np.append(0, cam.classes + 1).astype(np.uint8)[refined.argmax(0)]
+
+    def absent(self) -> list[str]:
+        "What a run would lack."
+        return lacking_crf('refiner:one-stage-crf', 'choose `refiner:pamr` (chapter 28)')
 
 # %% ../nbs/77_one_stage_system.ipynb #3c4fa0c1
 class OneStagePredictor(OneStageNetwork):

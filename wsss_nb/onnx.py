@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Sequence
 
 import torch
-from timm.layers import Conv2dSame
 from torch import nn
 
 from .files import Fault, InputError, whole_file, write_json
@@ -25,7 +24,7 @@ from .run import Run
 
 # %% ../nbs/63_onnx.ipynb #d8144333
 def padded_convolution(
-    layer: Conv2dSame,    # whose padding depends on the size of the image
+    layer: nn.Conv2d,     # timm's `Conv2dSame`, whose padding depends on the size of the image
 ) -> nn.Sequential:       # whose padding doesn't; with the same weights
     "The same computation, for sizes that every stride divides."
     plain = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, 0,
@@ -45,6 +44,7 @@ def fix_padding(
 ) -> nn.Module:           # the same
     """Replace paddings that depend on the size of the image by those of a size that every stride
     divides."""
+    from timm.layers import Conv2dSame   # takes as long to import as PyTorch
     for name, layer in network.named_children():
         if isinstance(layer, Conv2dSame):
             setattr(network, name, padded_convolution(layer))

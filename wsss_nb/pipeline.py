@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['STAGE', 'describe', 'train_network', 'classify', 'is_measured', 'write_maps', 'cams', 'PseudoMasks', 'walk',
            'has_walked', 'walked_background', 'choose_again', 'note_score', 'refine', 'refine_new', 'measure_new_masks',
-           'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run', 'link',
+           'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run',
            'branch_config', 'branch', 'take_over', 'finished_files', 'handed_on']
 
 # %% ../nbs/45_pipeline.ipynb #7ec1f55f
-import os
 import shutil
 import tempfile
 import time
@@ -24,7 +23,8 @@ from PIL import Image
 from torch import nn
 
 from .cam import CAM, StoredMaps
-from .files import OURS, Fault, InputError, made_again, whole_file, write_json
+from .corrections import CORRECTED, link, teaching_masks
+from .files import OURS, Fault, InputError, made_again, write_json
 from .fingerprints import ALL_KINDS, Remade, behind, take_away
 from .lock import alone_in
 from .measuring import (MADE_BY, doubts_of, measure_cams, measure_masks,
@@ -35,9 +35,10 @@ from .prediction import grid_stride, write_masks
 from .refiners import missing, write_labels
 from .records import environment, now
 from .run import Config, Run, start_run
+from .settings import WORKERS
 from .sheets import draw_contact, draw_examples
 from .training import process
-from .work import Lead, Maker, Work, in_workers, looking
+from .work import Lead, Maker, Work, in_workers, looking, quick
 
 # %% ../nbs/45_pipeline.ipynb #97372a1f
 def describe(
@@ -65,7 +66,11 @@ def train_network(
 ) -> None:
     "Train a network of a run, and describe it."
     method = this.system.parts()[role]
-    model = method.train(this.work(role))
+    work = this.work(role)
+    if role == 'segmenter':   # what a person has corrected teaches in the place of pseudo masks
+        with process().main_process_first():
+            work = replace(work, masks=teaching_masks(this.root, this.photos.ids))
+    model = method.train(work)
     this.networks[role] = model
     path = this.root/role/'model.json'
     if process().is_main_process and not path.exists():
@@ -103,7 +108,8 @@ def cams(this: Run) -> None:
         background = this.system.cams.background
         if background is None:   # masks that came later choose nothing any more
             background = this.made_with('refiner')
-        found = measure_cams(this.photos, this.cams.__getitem__, background)
+        found = measure_cams(this.photos, this.cams.__getitem__, background,
+                             this.machine.workers)
         this.record(cam={this.train_split: found})
 
 # %% ../nbs/45_pipeline.ipynb #14da57bc
@@ -153,10 +159,12 @@ def walk(this: Run) -> StoredMaps:
     process().wait_for_everyone()
     walked = StoredMaps(folder, this.photos.ids, len(this.classes))
     if not is_measured(this, 'walked'):
-        found = measure_cams(this.photos, walked.__getitem__, this.made_with('pseudo'))
+        found = measure_cams(this.photos, walked.__getitem__, this.made_with('pseudo'),
+                             this.machine.workers)
         this.record(walked={this.train_split: found})
     return walked
 
+# %% ../nbs/45_pipeline.ipynb #dd838be1
 def has_walked(this: Run) -> bool:
     "Whether all walked maps are there."
     names = [f'refiner/cams/{name}.npz' for name in this.photos.ids]
@@ -227,7 +235,7 @@ def refine(this: Run) -> None:
     if process().is_main_process:
         refiner.finish(work, masks)
     if not is_measured(this, 'pseudo'):
-        found = measure_masks(this.photos, masks)
+        found = measure_masks(this.photos, masks, this.machine.workers)
         this.record(pseudo={this.train_split: found | {'background': background}})
 
 # %% ../nbs/45_pipeline.ipynb #37aa1e1a
@@ -269,7 +277,8 @@ def measure_new_masks(
         found = measure_new_cams(this, photos, folder/'cams')
         masks = refine_new(this, photos, folder)
         background = this.walked_background
-        return {'cam': found, 'pseudo': measure_masks(photos, masks) | {'background': background}}
+        measured = measure_masks(photos, masks, this.machine.workers)
+        return {'cam': found, 'pseudo': measured | {'background': background}}
 
 # %% ../nbs/45_pipeline.ipynb #8bfd8458
 def segment(this: Run) -> None:
@@ -284,11 +293,13 @@ def predict(this: Run) -> None:
     for split, photos in this.splits.items():
         todo = {photos.ids[i]: photos.path(i) for i in missing(photos, folder, '.png')}
         if todo:
-            write_masks(this.network('segmenter'), todo, folder, this.system.prediction,
-                        this.machine.workers, f'predictions of {split}')
+            segmenter = quick(this.network('segmenter'), this.machine.precision)
+            write_masks(segmenter, todo, folder, this.system.prediction, this.machine.workers,
+                        f'predictions of {split}')
         process().wait_for_everyone()
         if photos.has_truth and split not in this.metrics.get('segmentation', {}):
-            this.record(segmentation={split: measure_masks(photos, folder)})
+            found = measure_masks(photos, folder, this.machine.workers)
+            this.record(segmentation={split: found})
 
 # %% ../nbs/45_pipeline.ipynb #b4798844
 def evaluate(this: Run) -> None:
@@ -323,7 +334,7 @@ def perform(
     start = time.time()
     entry = this.metrics.get('stages', {}).get(stage, {})
     is_noted = 'end' in entry or (not entry and stage in this.metrics.get('seconds', {}))
-    first = {'start': entry.get('start', now())} | environment(this.config.precision)
+    first = {'start': entry.get('start', now())} | environment(this.machine.precision)
     if not is_noted:
         this.record(stages={stage: first})
     with noted(this, stage):
@@ -391,16 +402,6 @@ def run(
         return go_on(start_run(config, accept_changes), until)
 
 # %% ../nbs/45_pipeline.ipynb #554d6191
-def link(source: Path, to: Path) -> None:
-    "Let a file be in a second place: linked, or copied where that can't be."
-    if to.exists():
-        return
-    try:
-        os.link(source, to)
-    except OSError:
-        with whole_file(to) as unfinished:
-            shutil.copyfile(source, unfinished)
-
 def branch_config(
     source: Run,
     out: Path,                         # folder of the new run
@@ -423,7 +424,7 @@ def branch(
     out: str | Path,                   # folder of the new run
     refiner: RefinerMethod,            # of the new run
     until: str = 'evaluate',           # last stage to do, of STAGES
-    workers: int = 2,                  # processes that read photos
+    workers: int = WORKERS,                  # processes that read photos
     background: float | None = None,   # score of the background in its CAMs; None: as in the other
 ) -> dict:                             # what its metrics.json holds
     """Go on from the CAMs of a run in another way, in another folder. Raises `InputError` if the
@@ -448,13 +449,16 @@ def take_over(
     with alone_in(new.root):
         with process().main_process_first():
             for path in finished_files(source):
-                link(path, new.root/path.relative_to(source.root))
+                to = new.root/path.relative_to(source.root)
+                to.parent.mkdir(exist_ok=True)
+                link(path, to)
         if not new.metrics:
             new.record(**handed_on(source, new))
 
 def finished_files(source: Run) -> list[Path]:
-    "What a branch takes over: files of the classifier and the CAMs, none that is being made."
-    there = [*(source.root/'classifier').glob('*.*'), *(source.root/'cams').glob('*.npz')]
+    "What a branch takes over: classifier, CAMs and corrected masks; nothing that is being made."
+    there = [*(source.root/'classifier').glob('*.*'), *(source.root/'cams').glob('*.npz'),
+             *(source.root/CORRECTED).glob('*.png')]
     return [path for path in there if path.is_file() and not path.name.startswith(OURS)]
 
 def handed_on(source: Run, new: Run) -> dict:

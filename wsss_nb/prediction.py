@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from .crf import refine_probabilities
+from .crf import densecrf, lacking_crf, refine_probabilities
 from .files import InputError, whole_file
 from .loaders import normalise
 from .photos import at_most, image_size, read_image, write_mask
@@ -106,7 +106,7 @@ def straight_and_mirrored(
 ) -> torch.Tensor:        # float32 (1 or 2, L, h, w)
     "The logits of an image and, mirrored back, of its mirror image."
     backbone = model.backbone
-    pixels = normalise(image, backbone.mean, backbone.std).to(next(model.parameters()))
+    pixels = normalise(image, backbone.mean, backbone.std).to(next(model.parameters()).device)
     if not mirror:
         return model(pixels[None]).float()
     straight, mirrored = model(torch.stack([pixels, pixels.flip(-1)])).float()
@@ -160,6 +160,10 @@ class PredictionSettings:
     def faults(self) -> list[str]:
         "What can't work, as sentences."
         return wrong_scales(self, 'scales') + not_positive(self, 'longest', 'window')
+
+    def absent(self) -> list[str]:
+        "What drawing masks would lack."
+        return lacking_crf('prediction.crf', 'leave it out') if self.crf else []
 
 # %% ../nbs/32_prediction.ipynb #29c315c1
 def scaled(
@@ -266,7 +270,9 @@ def check_crf(
     longest: int,            # side at which a longer photo is worked on, pixels
     name: str | Path = 'the photo',  # for the message
 ) -> None:
-    "Raise `InputError` for a photo on which a dense CRF would take too much memory."
+    """Raise `InputError` where there is no dense CRF, and for a photo on which it would take too
+    much memory."""
+    densecrf()
     shrink = min(1., longest / max(size))
     width, height = [max(1, round(n * shrink)) for n in size]
     needed = width * height * (550 + 85 * labels)
@@ -282,8 +288,12 @@ def finish_labels(
     logits: Sequence[np.ndarray],  # from `predict_logits`
     image: Image.Image,            # the photo
     settings: PredictionSettings = PredictionSettings(),
+    kept: Sequence[int] | None = None,   # labels that the photo may have; None: any
 ) -> np.ndarray:                   # label map uint8 (H, W) of the photo's own size
     "From logits to labels. Raises `InputError` if a CRF would be too large."
+    if kept is not None:
+        few = [maps[list(kept)] for maps in logits]
+        return np.array(kept, np.uint8)[finish_labels(few, image, settings)]
     if settings.crf:
         check_crf(image.size, len(logits[0]), settings.longest)
         small = at_most(image, settings.longest)
@@ -316,10 +326,12 @@ class Finish:
     settings: PredictionSettings   # how logits become labels
     overlays: Path | None          # folder; None: no overlays
     classes: Sequence[str]         # names of the labels 1..C, for the overlays
+    kept: Mapping[str, Sequence[int]] | None   # name -> labels that it may have; None: any
 
     def __call__(self, seen: Seen) -> None:
         image = read_image(seen.photo)
-        labels = finish_labels(seen.logits, image, self.settings)
+        kept = None if self.kept is None else self.kept[seen.name]
+        labels = finish_labels(seen.logits, image, self.settings, kept)
         if self.overlays:
             with whole_file(self.overlays/f'{seen.name}.jpg') as unfinished:
                 draw_overlay(image, labels, self.classes).save(unfinished, quality=90)
@@ -358,11 +370,12 @@ def write_masks(
     what: str = 'predictions',     # for the progress bar
     overlays: Path | None = None,  # folder, gets <name>.jpg: the photo under its mask
     classes: Sequence[str] = (),   # names of the labels 1..C, for the overlays
+    kept: Mapping[str, Sequence[int]] | None = None,   # name -> labels it may have; None: any
 ) -> None:
     """Write the mask of every photo. Raises `InputError` for a photo that can't be read or is too
     large for a CRF; masks that are written by then stay."""
     seen = see_photos(model, photos, settings, workers)
-    finish = Finish(Path(masks), settings, overlays, classes)
+    finish = Finish(Path(masks), settings, overlays, classes, kept)
     for _ in in_workers(finish, seen, workers, what, len(photos)):
         pass
 

@@ -6,8 +6,9 @@
 __all__ = ['COUNTS', 'Patterns', 'RESNET_BLOCKS', 'RESNET_UNITS', 'VGG16_PLACES', 'WIDERESNET38_NAMES', 'PUBLISHED_NAMES',
            'IMAGENET_MEAN', 'IMAGENET_STD', 'CAFFE_MEAN', 'CAFFE_RESNET', 'read_weights', 'table_of', 'is_plain',
            'needed', 'misfits', 'not_finite', 'load_weights', 'rename', 'caffe_resnet_names', 'vgg16_layers',
-           'vgg16_names', 'from_caffe', 'thin_vgg16', 'WideBlock', 'wide_row', 'WideResNet38', 'torchvision_weights',
-           'no_weights', 'resnet_weights', 'vgg16_weights', 'efficientnet_lite_weights']
+           'vgg16_names', 'from_caffe', 'thin_vgg16', 'WideBlock', 'wide_row', 'WideResNet38', 'torchvision_network',
+           'vgg16_convolutions', 'timm_classifier', 'torchvision_weights', 'no_weights', 'resnet_weights',
+           'vgg16_weights', 'efficientnet_lite_weights']
 
 # %% ../nbs/10_published.ipynb #88218f5b
 import importlib
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 import torch
-import torchvision
 from fastcore.basics import patch
 from safetensors.torch import load_file
 from torch import nn
@@ -349,11 +349,32 @@ def cut(self: WideResNet38) -> list[nn.Sequential]:
         following[0].norms[0] = nn.Identity()
     return [*stages, nn.Sequential(*rows[-1], *self.last)]
 
+# %% ../nbs/10_published.ipynb #d8742913
+def torchvision_network(
+    name: str,   # as torchvision calls it
+) -> nn.Module:
+    "A network of torchvision, with random weights."
+    import torchvision
+    return torchvision.models.get_model(name)
+
+def vgg16_convolutions() -> nn.Sequential:
+    "The convolutions of torchvision's VGG16, with random weights."
+    from torchvision.models import vgg
+    return vgg.make_layers(vgg.cfgs['D'])
+
+def timm_classifier(
+    name: str,   # as timm calls it
+) -> nn.Module:
+    "A network of timm, with random weights."
+    import timm
+    return timm.create_model(name)
+
 # %% ../nbs/10_published.ipynb #d00ac78e
 def torchvision_weights(
     name: str,   # of a network of torchvision
 ) -> dict[str, torch.Tensor]:
     "Its ImageNet weights. Raises `InputError` if they can't be downloaded."
+    import torchvision
     published = torchvision.models.get_model_weights(name).DEFAULT
     try:
         return published.get_state_dict(progress=True, check_hash=True)

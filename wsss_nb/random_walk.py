@@ -21,6 +21,7 @@ from fastcore.basics import patch
 from .files import InputError
 from .photos import IGNORE
 from .training import process
+from .work import one_thread
 
 # %% ../nbs/25_random_walk.ipynb #9bff7dde
 def directions(
@@ -291,6 +292,7 @@ class Flow:
         return self.change.div_(self.sums)
 
 # %% ../nbs/25_random_walk.ipynb #bfc415f2
+@one_thread()   # of a chain of small operations
 def walk(
     maps: torch.Tensor,      # x: (K, h, w), walked side by side
     transition: Transition,  # of those h x w pixels

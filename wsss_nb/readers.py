@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'HEADERS', 'EXPLODED', 'AGAIN', 'MAKE_ROOM', 'OTHER_FOLDER', 'FEWER', 'SMALLER', 'LESS', 'REMEDIES',
-           'REFUSALS', 'Form', 'array_of', 'write_arrays', 'read_arrays', 'check_archive', 'wrong_parts', 'read_record',
-           'rows_of', 'At', 'read_steps', 'Log', 'has_exploded', 'fixed_settings', 'check_memory', 'Refusal', 'explain',
-           'lines_of', 'refusal_of']
+           'SHARED_MEMORY', 'REFUSALS', 'Form', 'array_of', 'write_arrays', 'read_arrays', 'check_archive',
+           'wrong_parts', 'read_record', 'rows_of', 'At', 'read_steps', 'Log', 'has_exploded', 'fixed_settings',
+           'check_memory', 'Refusal', 'explain', 'lines_of', 'refusal_of']
 
 # %% ../nbs/08_readers.ipynb #8798ea31
 import csv
@@ -278,11 +278,22 @@ class Refusal(NamedTuple):
     problem: str   # what is wrong
     remedy: str    # what to do
 
+    def line_in(
+        self,
+        lines: Sequence[str],   # of an error, see `lines_of`
+    ) -> str | None:            # None: it says something else
+        "The line that says it."
+        for line in lines:
+            if re.search(self.said, line):
+                return line
+        return None
+
 # %% ../nbs/08_readers.ipynb #5ff4f43f
+SHARED_MEMORY = Refusal(r'Bus error|shared memory|</?torch_\d',
+                        'the memory that processes share (/dev/shm) is too small',
+                        'give --workers 0, or more of it (Docker: --shm-size 2g, or --ipc host)')
 REFUSALS = (
-    Refusal(r'Bus error|shared memory|</?torch_\d',
-            'the memory that processes share (/dev/shm) is too small',
-            'give --workers 0, or more of it (Docker: --shm-size 2g, or --ipc host)'),
+    SHARED_MEMORY,
     Refusal(r'Too many open files|items of ancdata', 'too many files are open',
             f'{FEWER}, or raise the limit with `ulimit -n 4096`'),
     Refusal(r'(CUDA|HIP|XPU|MPS)[\w ]* out of memory|CUDA error: out of memory|_ALLOC_FAILED',
@@ -332,9 +343,9 @@ def refusal_of(
     if isinstance(error, OSError) and error.errno is not None:
         return explain(error)
     for known in REFUSALS:
-        for line in lines:
-            if re.search(known.said, line):
-                return f'{known.problem} ({line[:160]}); {known.remedy}'
+        line = known.line_in(lines)
+        if line is not None:
+            return f'{known.problem} ({line[:160]}); {known.remedy}'
     if isinstance(error, MemoryError):
         said = str(error).strip().splitlines()[-1:] or ['no more of it']
         return f'memory is short ({said[0]}); {LESS}'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST_CROP', 'TOLERANCE', 'Refiner', 'NoRefiner', 'DenseCRF', 'TrueMasks', 'odds', 'sure_scores', 'missing',
-           'write_labels', 'Walking', 'Seen', 'SureLabels', 'see']
+           'write_labels', 'Walking', 'Seen', 'Looked', 'SureLabels', 'see', 'TriedWalks', 'ChosenWalk']
 
 # %% ../nbs/24_refiners.ipynb #05188058
 import math
@@ -16,21 +16,21 @@ from typing import Annotated, Any, Callable, ClassVar, NamedTuple, Sequence
 import numpy as np
 import torch
 import tyro
+from fastcore.basics import patch
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from fastcore.basics import patch
-
 from .cam import CAM
-from .crf import refine_labels
+from .crf import lacking_crf, refine_labels
 from .files import Fault, InputError, reading, write_json
 from .loaders import Augmentation, Batch, MaskedCrops
 from .metrics import BackgroundSweep
 from .photos import Photos, at_most, evenly, write_mask
 from .readers import read_record
 from .training import TrainingSettings, process
-from .work import Lead, Maker, Trained, Work, in_workers, looking, photo_pixels
+from .work import (Lead, Maker, Trained, Work, in_workers, looking, one_thread,
+                          photo_pixels, quick)
 
 # %% ../nbs/24_refiners.ipynb #a8b94218
 @dataclass(frozen=True)
@@ -90,6 +90,10 @@ class DenseCRF(Refiner):
                background: float) -> np.ndarray:
         "See `Refiner.labels`."
         return refine_labels(image, super().labels(work, i, image, cam, background))
+
+    def absent(self) -> list[str]:
+        "What a run would lack."
+        return lacking_crf('refiner:crf', 'choose `refiner:pamr` (chapter 28)')
 
 # %% ../nbs/24_refiners.ipynb #580020f9
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ LEAST_CROP = 96   # pixels a side; IRNet's pairs are up to 10 cells of 4 pixels 
 @dataclass(frozen=True)
 class Walking(Refiner, Trained):
     """A refiner that learns from what CAMs are sure of, and lets them walk. Methods bring their own
-    `sure_labels`, `network`, `loss`, `walk_settings` and `walks`."""
+    `sure_labels`, `network`, `loss`, `walk_settings`, `look` and `spread`."""
     # background scores at which things, and at which background, are sure enough to learn from, two
     # numbers in 0..1, the first not below the second; None: moved along with the CAMs' best score
     scores: tuple[float, float] | None = None
@@ -193,12 +197,29 @@ def faults(self: Walking) -> list[str]:
         found.append(f'training.crop must be at least {LEAST_CROP}, not {crop}')
     return found
 
+@patch
+def absent(self: Walking) -> list[str]:
+    "What a run would lack."
+    if not self.crf:
+        return []
+    return lacking_crf(f'refiner:{self.name}', 'give `--refiner.crf False`')
+
 # %% ../nbs/24_refiners.ipynb #f022d8aa
 class Seen(NamedTuple):
     "What is known of a photo before its CAM walks."
     i: int                 # place of the photo
     pixels: torch.Tensor   # normalised, float32 (3, H, W), long side at most `Work.longest`
     cam: CAM
+
+class Looked(NamedTuple):
+    "What is known of a photo when the network has seen it: enough for its CAM to walk."
+    i: int                         # place of the photo
+    cam: CAM
+    said: tuple[np.ndarray, ...]   # float32: what `Walking.look` gives
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        "What the network has said, as tensors."
+        return tuple(torch.from_numpy(array) for array in self.said)
 
 # %% ../nbs/24_refiners.ipynb #84e54d30
 TOLERANCE = 1e-3   # of the highest value, by which a walk may be wrong: a quarter of the step in
@@ -224,25 +245,53 @@ def walk_settings(
 
 # %% ../nbs/24_refiners.ipynb #6074ee91
 @patch
-def walks(
+def look(
     self: Walking,
-    network: nn.Module,              # trained, in evaluation mode
-    seen: Seen,                      # of the photo
+    network: nn.Module,   # trained, in evaluation mode
+    seen: Seen,           # of the photo
+) -> tuple[torch.Tensor, ...]:   # of any shape
+    "What the network says of a photo."
+    raise NotImplementedError
+
+@patch
+def spread(
+    self: Walking,
+    cam: CAM,                             # of the photo
+    said: tuple[torch.Tensor, ...],       # what `look` gives, float32, on the processor
     settings: Sequence[dict[str, Any]],   # some of `walk_settings`
-) -> list[CAM]:                      # one for each setting
+) -> list[CAM]:                           # one for each setting
     "What becomes of the CAM of a photo."
     raise NotImplementedError
 
+# %% ../nbs/24_refiners.ipynb #cc9377d7
+@patch
+def ask(self: Walking, network: nn.Module, seen: Seen) -> Looked:
+    "See `look`; ready to be sent to a worker."
+    said = self.look(network, seen)
+    return Looked(seen.i, seen.cam, tuple(found.float().cpu().numpy() for found in said))
+
+@patch
+def walks(
+    self: Walking,
+    network: nn.Module,                   # trained, in evaluation mode
+    seen: Seen,                           # of the photo
+    settings: Sequence[dict[str, Any]],   # some of `walk_settings`
+) -> list[CAM]:                           # one for each setting
+    "What becomes of the CAM of a photo."
+    looked = self.ask(network, seen)
+    with one_thread():
+        return self.spread(looked.cam, looked.tensors(), settings)
+
+# %% ../nbs/24_refiners.ipynb #28eafa14
 @patch
 def walked(
     self: Walking,
     work: Work,                 # of the refiner
     setting: dict[str, Any],    # that was chosen
-    network: nn.Module,         # trained, in evaluation mode
-    seen: Seen,                 # of the photo
+    looked: Looked,             # of the photo
 ) -> CAM:
     "The walked CAM that is stored. A method that finds more than that writes the rest here."
-    return self.walks(network, seen, [setting])[0]
+    return self.spread(looked.cam, looked.tensors(), [setting])[0]
 
 # %% ../nbs/24_refiners.ipynb #6610ef2d
 @dataclass(frozen=True)
@@ -313,6 +362,37 @@ def see(
     "Read a photo and its CAM."
     return Seen(i, photo_pixels(work.photos, work.longest, mean, std, i), work.cams[i])
 
+# %% ../nbs/24_refiners.ipynb #f9dd6af7
+@dataclass(frozen=True)
+class TriedWalks:
+    "Counts what becomes of a photo under each setting of the walk. Can be pickled."
+    method: Walking
+    work: Work                          # of the refiner
+    settings: Sequence[dict[str, Any]]
+
+    def __call__(self, looked: Looked) -> list[BackgroundSweep]:
+        truth = self.work.photos.truth(looked.i)
+        sweeps = []
+        with one_thread():
+            walked = self.method.spread(looked.cam, looked.tensors(), self.settings)
+        for cam in walked:
+            sweep = BackgroundSweep(len(self.work.photos.classes) + 1)
+            sweep.update(cam.classes, cam.resize(), truth)
+            sweeps.append(sweep)
+        return sweeps
+
+# %% ../nbs/24_refiners.ipynb #8774d1c2
+@dataclass(frozen=True)
+class ChosenWalk:
+    "Gives the walked `CAM` of a photo. Can be pickled."
+    method: Walking
+    work: Work                # of the refiner
+    setting: dict[str, Any]   # that was chosen
+
+    def __call__(self, looked: Looked) -> CAM:
+        with one_thread():
+            return self.method.walked(self.work, self.setting, looked)
+
 # %% ../nbs/24_refiners.ipynb #4b585641
 @patch
 def choose_walk(
@@ -326,12 +406,13 @@ def choose_walk(
     if not work.photos.has_truth:
         return {'setting': settings[0]}
     sweeps = [BackgroundSweep(len(work.photos.classes) + 1) for _ in settings]
-    maker = Maker(network, self.seer(work, network), partial(self.walks, settings=settings))
+    looker = quick(network, work.machine.precision)
+    tried = TriedWalks(self, work, settings)
+    maker = Maker(looker, self.seer(work, network), self.ask, tried)
     places = evenly(len(work.photos), photos)
-    for i, walked in looking(maker, places, work.machine.workers, 'choosing the walk'):
-        truth = work.photos.truth(i)
-        for sweep, cam in zip(sweeps, walked):
-            sweep.update(cam.classes, cam.resize(), truth)
+    for _, found in looking(maker, places, work.machine.workers, 'choosing the walk'):
+        for sweep, counted in zip(sweeps, found):
+            sweep.merge(counted)
     scores = [sweep.best()[1].miou() for sweep in sweeps]
     tried = [setting | {'miou': score} for setting, score in zip(settings, scores)]
     return {'setting': settings[int(np.argmax(scores))], 'tried': tried}
@@ -365,7 +446,8 @@ def maker(self: Walking, work: Work) -> Maker:
     "Gives the walked `CAM` of each photo; trains, and chooses the walk, first."
     network = self.train(work)
     setting = self.chosen_walk(work, network)
-    return Maker(network, self.seer(work, network), partial(self.walked, work, setting))
+    looker = quick(network, work.machine.precision)
+    return Maker(looker, self.seer(work, network), self.ask, ChosenWalk(self, work, setting))
 
 @patch
 def labels(

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FOLDERS', 'FINGERPRINTS', 'BACKGROUND', 'HELD_OUT', 'FOLLOWS', 'RunSettings', 'Config', 'whole_side', 'photo_side',
-           'Run', 'as_written', 'absent_files', 'has_results', 'other_settings', 'check_folder', 'uses_of',
-           'changed_data', 'count_made', 'changed_fault', 'accept', 'note_made', 'settle', 'start_run', 'read_config']
+           'Run', 'as_written', 'has_results', 'other_settings', 'check_folder', 'uses_of', 'changed_data',
+           'count_made', 'changed_fault', 'accept', 'note_made', 'settle', 'start_run', 'read_config']
 
 # %% ../nbs/41_run.ipynb #cbe0a5e8
 import math
-from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -26,9 +26,10 @@ from .fingerprints import (
 from .methods import System, stages_of
 from .photos import Photos, median_long_side
 from .records import FORMAT, check_format, check_metrics, environment
-from .settings import (Methods, beyond, check_settings, differences, from_json, negative,
-                              not_among, not_positive, to_json)
-from .training import Machine, process
+from .settings import (WORKERS, Methods, absent_files, beyond, check_settings, device,
+                              differences, from_json, negative, not_among, not_positive, process,
+                              to_json)
+from .training import Machine
 from .work import Maker, Work
 
 # %% ../nbs/41_run.ipynb #c89590a6
@@ -44,13 +45,15 @@ class RunSettings:
     # every n-th photo of the training list is not learned from, but measured on, in place of val
     hold_out: int | None = None
     longest: int = 1024    # longer photos are worked on with a long side of so many pixels
-    precision: Literal['no', 'bf16', 'fp16'] = 'no'   # mixed precision
+    # numbers of two bytes (bf16; fp16 on a GPU), or of four (no); None: bf16 where the machine has
+    # it and the backbone of the system's first network gains by it
+    precision: Literal['no', 'bf16', 'fp16'] | None = None
     seed: int = 0          # of all that is drawn at random
-    workers: int = 2       # processes that read photos; without effect on the results
+    workers: int = WORKERS   # processes that read photos: one a core, 8 at most; same results
 
     def faults(self) -> list[str]:
         found = (not_positive(self, 'longest') + negative(self, 'seed', 'workers')
-                 + not_among(self, 'precision', ('no', 'bf16', 'fp16'))
+                 + not_among(self, 'precision', ('no', 'bf16', 'fp16', None))
                  + beyond(self, workers=256))
         if self.hold_out is not None and self.hold_out < 2:
             found.append(f'hold_out must be 2 or more, not {self.hold_out}')
@@ -188,10 +191,16 @@ class Run:
         "The stages that this run has."
         return stages_of(self.system)
 
+    @cached_property
+    def precision(self) -> str:
+        "That which was asked for; else that which the run began with; else what suits the machine."
+        given = self.config.precision or self.written.get('precision')
+        return self.system.precision(device()) if given is None else given
+
     @property
     def machine(self) -> Machine:
         "How this run is computed."
-        return Machine(self.config.precision, self.config.workers)
+        return Machine(self.precision, self.config.workers)
 
     @property
     def cams(self) -> StoredMaps:
@@ -279,7 +288,7 @@ class Run:
 def as_written(run: Run) -> dict:
     "What config.json has to hold."
     config = replace(run.config, system=run.system, train=run.train_split,
-                     data=Path(run.config.data).absolute())
+                     precision=run.precision, data=Path(run.config.data).absolute())
     if config.images is not None:
         config = replace(config, images=config.images.absolute())
     written = to_json(config)
@@ -288,16 +297,7 @@ def as_written(run: Run) -> dict:
     counts = {split: len(photos) for split, photos in run.splits.items()}
     return {'format': FORMAT} | written | {
         'classes': list(run.classes), 'photos': counts, 'side': run.side,
-        'made_by': environment(run.config.precision)}
-
-def absent_files(settings: Any) -> list[Fault]:
-    "Files that settings name, and that aren't there."
-    found = settings.absent() if hasattr(settings, 'absent') else []
-    for part in fields(settings):
-        value = getattr(settings, part.name)
-        if is_dataclass(value):
-            found = found + absent_files(value)
-    return found
+        'made_by': environment(run.precision)}
 
 # %% ../nbs/41_run.ipynb #9ef65371
 def has_results(root: Path) -> bool:
@@ -484,7 +484,7 @@ def start_run(
 def read_config(
     root: str | Path,     # folder of a run
     methods: Methods,     # that are known, by role and name
-    workers: int = 2,     # processes that read photos
+    workers: int = WORKERS,   # processes that read photos
 ) -> Config:
     "The configuration that a run was made with. Raises `InputError` if the folder is no run."
     path = Path(root)/'config.json'

@@ -30,17 +30,17 @@ from .files import reading, whole_file
 from .kmeans import kmeans
 from .loaders import Augmentation, Batch, Place, TaggedCrops
 from .methods import System
+from .pamr import snapping
 from .photos import Photos, at_most
 from .pictures import contact_page, draw_legend
 from .pooling import gap
 from .prediction import VOC_PREDICTION
 from .readers import Form, read_arrays, write_arrays
-from .refiners import DenseCRF
 from .segmentation import VOC_DEEPLAB, DeepLab
 from .settings import negative, not_among, not_positive
 from .training import OPTIMISERS, At, TrainingSettings, process, save_model
 from .visual_words import AsBaseline
-from .work import Maker, Trained, Work, looking, photo_pixels
+from .work import Maker, Trained, Work, looking, photo_pixels, quick
 
 # %% ../nbs/70_sc_cam.ipynb #c4ad4c7e
 def pooled(
@@ -49,7 +49,7 @@ def pooled(
 ) -> torch.Tensor:         # float32 (d,), on the CPU
     "The features of a photo, their mean over all places."
     parameter = next(network.parameters())
-    return gap(network.backbone(pixels[None].to(parameter)))[0].float().cpu()
+    return gap(network.backbone(pixels[None].to(parameter.device)))[0].float().cpu()
 
 # %% ../nbs/70_sc_cam.ipynb #78f89bed
 def pooled_features(
@@ -59,7 +59,7 @@ def pooled_features(
     "The features by which photos are clustered. Several processes share the photos."
     backbone = network.backbone
     views = partial(photo_pixels, work.photos, work.longest, backbone.mean, backbone.std)
-    maker = Maker(network, views, pooled)
+    maker = Maker(quick(network, work.machine.precision), views, pooled)
     this = process()
     share = range(this.process_index, len(work.photos), this.num_processes)
     found = list(looking(maker, share, work.machine.workers, 'features'))
@@ -462,7 +462,7 @@ def sub_cam(
     parameter = next(model.parameters())
     chosen = views.classes.to(parameter.device)
     with torch.inference_mode():
-        seen = (model.sub_class_maps(images.to(parameter))[:, chosen].flatten(1, 2)
+        seen = (model.sub_class_maps(images.to(parameter.device))[:, chosen].flatten(1, 2)
                 for images in views.images)
         sums = sum_of_views(seen, strided_size(*views.size, stride), 'sum')
     maps = sub_shares(sums.unflatten(0, (len(chosen), -1))).amax(1)
@@ -471,7 +471,7 @@ def sub_cam(
 # %% ../nbs/70_sc_cam.ipynb #39bc37da
 SC_CAM = System(
     'Chang et al., SC-CAM, CVPR 2020, in small',
-    SubCategories(), MultiScale(), DenseCRF(), DeepLab())
+    SubCategories(), MultiScale(), snapping(), DeepLab())
 
 SC_CAM_VOC = System(
     'Chang et al., SC-CAM, CVPR 2020',

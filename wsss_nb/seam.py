@@ -25,7 +25,7 @@ from .deeplab_v1 import VOC_DEEPLAB_V1, VOC_PREDICTION_V1, fix_norms
 from .files import InputError
 from .loaders import Batch, Place, TaggedCrops, jittered
 from .methods import System
-from .refiners import DenseCRF
+from .pamr import snapping
 from .segmentation import DeepLab
 from .settings import negative, not_among, not_positive
 from .training import OPTIMISERS, At, TrainingSettings
@@ -325,7 +325,7 @@ def refined_cam(
         ask = network.raw_maps if maps == 'raw' else network.class_maps
         found = []
         for images in views.images:
-            own = ask(images.to(parameter))[:, views.classes.to(parameter.device)]
+            own = ask(images.to(parameter.device))[:, views.classes.to(parameter.device)]
             found.append(aligned(own.float(), images.shape[-2:]))
         total = stretched(sum_of_views(found, size, merge)).clamp(0)
     return CAM(views.classes.numpy(), total.numpy(), views.size)
@@ -476,7 +476,7 @@ class RefinedMaps(MultiScale):
 
 # %% ../nbs/71_seam.ipynb #f1711c79
 SEAM = System(
-    'Wang et al., SEAM, CVPR 2020, in small', Seam(), RefinedMaps(), DenseCRF(), DeepLab())
+    'Wang et al., SEAM, CVPR 2020, in small', Seam(), RefinedMaps(), snapping(), DeepLab())
 
 # %% ../nbs/71_seam.ipynb #f70c5459
 VOC_SEAM = Seam(

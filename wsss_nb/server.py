@@ -19,6 +19,7 @@ from .files import Fault, InputError, whole_file
 from .new_photos import predict_photos
 from .photos import palette
 from .run import Run
+from .settings import WORKERS
 from .training import process
 from .voc import VOC_CLASSES, find_layout, read_ids
 
@@ -149,7 +150,7 @@ def submit(
     out: str | Path,           # .tar to write
     data: str | Path | None = None,  # VOC folder with the list and its photos; None: the run's
     split: str = 'test',       # the list
-    workers: int = 2,          # processes that read, and as many that write
+    workers: int = WORKERS,          # processes that read, and as many that write
 ) -> int:                      # number of masks
     """Predict a list of photos and pack the masks for the VOC server. Raises `InputError` for
     whatever would make the server refuse them."""

@@ -9,24 +9,23 @@ __all__ = ['HEADS', 'TIMM_HEADS', 'REFUSALS', 'MOST_STAGES', 'ANY_SIZE', 'HEAD_N
            'reductions', 'plan_of', 'WholeNetwork', 'StageOf', 'published_state', 'flat_names', 'load_published',
            'timm_whole', 'layer_rates', 'keeps_its_size']
 
-# %% ../nbs/11_stages.ipynb #ad6e19fc
+# %% ../nbs/11_stages.ipynb #8da80660
 import sys
 from bisect import bisect_left
 from pathlib import Path
 from typing import Iterator, Mapping, NamedTuple, Sequence
 
-import timm
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 
 from .files import InputError
 from .published import (IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_NAMES, WideResNet38,
                                efficientnet_lite_weights, load_weights, misfits, no_weights,
-                               read_weights, rename, resnet_weights, vgg16_weights)
+                               read_weights, rename, resnet_weights, timm_classifier,
+                               torchvision_network, vgg16_convolutions, vgg16_weights)
 
-# %% ../nbs/11_stages.ipynb #b3c762cd
+# %% ../nbs/11_stages.ipynb #2f6030d7
 class Cut(NamedTuple):
     "A network as a chain of stages, or a `WholeNetwork`."
     stages: Sequence[nn.Module]   # in order
@@ -35,7 +34,7 @@ class Cut(NamedTuple):
     mean: Sequence[float]         # of the colours in 0..1, subtracted from images before
     std: Sequence[float]          # of the colours, by which images are divided before
 
-# %% ../nbs/11_stages.ipynb #25cd6f22
+# %% ../nbs/11_stages.ipynb #d3e7ae73
 HEADS = ('fc.', 'layer5.', 'aspp.')   # of torchvision's classifier, and of published segmenters
 
 def resnet(
@@ -43,7 +42,7 @@ def resnet(
     weights: str | Path | None,   # 'imagenet', a file, or None: random
 ) -> Cut:
     "A ResNet of torchvision in five stages."
-    network = torchvision.models.get_model(name.removesuffix('_caffe'))
+    network = torchvision_network(name.removesuffix('_caffe'))
     if name.endswith('_caffe'):
         for layer in (network.layer2, network.layer3, network.layer4):
             layer[0].conv1.stride = (2, 2)
@@ -56,13 +55,13 @@ def resnet(
     channels = [64] + [n * wide for n in (64, 128, 256, 512)]
     return Cut(stages, channels, (4, 4, 8, 16, 32), IMAGENET_MEAN, IMAGENET_STD)
 
-# %% ../nbs/11_stages.ipynb #95050115
+# %% ../nbs/11_stages.ipynb #83f48f02
 def vgg16(
     name: str,                    # vgg16
     weights: str | Path | None,   # 'imagenet', a file, or None: random
 ) -> Cut:
     "VGG16 with DeepLab's fc6 and fc7, in six stages."
-    f = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs['D'])
+    f = vgg16_convolutions()
     fc6 = nn.Conv2d(512, 1024, 3, padding=1)
     fc7 = nn.Conv2d(1024, 1024, 1)
     network = nn.ModuleDict({'features': f, 'fc6': fc6, 'fc7': fc7})
@@ -78,7 +77,7 @@ def vgg16(
     channels = (64, 128, 256, 512, 512, 1024)
     return Cut(stages, channels, (1, 2, 4, 8, 16, 32), IMAGENET_MEAN, IMAGENET_STD)
 
-# %% ../nbs/11_stages.ipynb #28949d1e
+# %% ../nbs/11_stages.ipynb #3465c3ef
 def wideresnet38(
     name: str,                    # wideresnet38
     weights: str | Path | None,   # a file, or None: random
@@ -93,13 +92,13 @@ def wideresnet38(
     channels = (128, 256, 512, 1024, 4096)
     return Cut(network.cut(), channels, (2, 4, 8, 16, 32), IMAGENET_MEAN, IMAGENET_STD)
 
-# %% ../nbs/11_stages.ipynb #d3d776b3
+# %% ../nbs/11_stages.ipynb #3897f3e5
 def efficientnet_lite(
     name: str,                    # efficientnet_lite0, efficientnet_lite1 or efficientnet_lite2
     weights: str | Path | None,   # 'imagenet', a file, or None: random
 ) -> Cut:
     "An EfficientNet-Lite of timm in five stages."
-    network = timm.create_model(f'tf_{name}')
+    network = timm_classifier(f'tf_{name}')
     if weights == 'imagenet':
         state = efficientnet_lite_weights(name, network)
         load_weights(network, state, weights, head=('classifier.',))
@@ -113,7 +112,7 @@ def efficientnet_lite(
     channels.append(network.conv_head.out_channels)
     return Cut(stages, channels, (2, 4, 8, 16, 32), (.5,) * 3, (.5,) * 3)
 
-# %% ../nbs/11_stages.ipynb #c96234d1
+# %% ../nbs/11_stages.ipynb #6592ed7c
 TIMM_HEADS = ('fc.', 'classifier.', 'head.', 'conv_head.', 'bn2.')
 
 def cut_timm(
@@ -138,7 +137,7 @@ def cut_timm(
             since_cut = []
     return stages
 
-# %% ../nbs/11_stages.ipynb #febab0a0
+# %% ../nbs/11_stages.ipynb #d29a305b
 REFUSALS = (RuntimeError, AttributeError, ValueError, OSError, TypeError, AssertionError)
 
 def first_line(error: Exception) -> str:
@@ -155,7 +154,7 @@ def not_given(
                       'see timm.list_models() for names, and give a local file as weights where '
                       'there is no internet')
 
-# %% ../nbs/11_stages.ipynb #6abaab46
+# %% ../nbs/11_stages.ipynb #e3ba86df
 def colours_of(
     network: nn.Module,   # of timm
 ) -> tuple[Sequence[float], Sequence[float]]:
@@ -163,12 +162,13 @@ def colours_of(
     expected = network.default_cfg
     return expected.get('mean', IMAGENET_MEAN), expected.get('std', IMAGENET_STD)
 
-# %% ../nbs/11_stages.ipynb #e002af73
+# %% ../nbs/11_stages.ipynb #a5272c4d
 def timm_chain(
     name: str,                    # as timm calls it
     weights: str | Path | None,   # 'imagenet', a file, or None: random
 ) -> Cut | None:                  # None: it is no chain
     "A network of timm as a chain. Raises `InputError` if timm can't give it, or not its weights."
+    import timm
     try:
         network = timm.create_model(name, features_only=True, pretrained=weights == 'imagenet')
     except REFUSALS as error:
@@ -183,7 +183,7 @@ def timm_chain(
     info = network.feature_info
     return Cut(stages, info.channels(), info.reduction(), *colours_of(network))
 
-# %% ../nbs/11_stages.ipynb #cd16a744
+# %% ../nbs/11_stages.ipynb #26cd68a2
 def fitted(
     images: torch.Tensor,  # (B, 3, H, W)
     stride: int,           # pixels per cell of the map that is promised: s
@@ -197,7 +197,7 @@ def fitted(
     is_far = 2 * patch < stride   # then bilinear would look between the pixels
     return F.interpolate(images, wanted, mode='bilinear', align_corners=False, antialias=is_far)
 
-# %% ../nbs/11_stages.ipynb #318ef4b1
+# %% ../nbs/11_stages.ipynb #209dd8e3
 def cells_of(
     network: nn.Module,      # images -> features
     size: tuple[int, int],   # of an image: height, width
@@ -216,14 +216,14 @@ def promised(
     "Rows and columns of the map that an output stride promises."
     return [-(-n // stride) for n in size]
 
-# %% ../nbs/11_stages.ipynb #383d795f
+# %% ../nbs/11_stages.ipynb #55ab22e7
 def takes_whole_squares(
     convolution: nn.Conv2d,   # such as ConvNeXt's, of 2 x 2 cells at stride 2
 ) -> bool:
     "Whether a convolution leaves out what is no whole square, and loses a cell at stride 1."
     return convolution.kernel_size[0] % 2 == 0 and convolution.padding in ((0, 0), 'same')
 
-# %% ../nbs/11_stages.ipynb #c01e0615
+# %% ../nbs/11_stages.ipynb #e0703d4a
 def first_uses(
     parameters: Mapping[str, torch.Tensor],   # by name
     maps: Sequence[torch.Tensor],             # in the order in which they are computed
@@ -242,7 +242,7 @@ def first_uses(
                 del left[name]
     return uses
 
-# %% ../nbs/11_stages.ipynb #7310afd5
+# %% ../nbs/11_stages.ipynb #33b8eb8e
 MOST_STAGES = 6
 
 class Plan(NamedTuple):
@@ -253,7 +253,7 @@ class Plan(NamedTuple):
     uses: Mapping[str, int]    # parameter -> the first of all maps that depends on it
     maps: int                  # how many there are in all
 
-# %% ../nbs/11_stages.ipynb #5a266ee5
+# %% ../nbs/11_stages.ipynb #e64590c1
 def evenly_spaced(
     count: int,                # of maps
     most: int = MOST_STAGES,   # that are wanted
@@ -262,7 +262,7 @@ def evenly_spaced(
     kept = min(count, most)
     return tuple(-(-count * place // kept) - 1 for place in range(1, kept + 1))
 
-# %% ../nbs/11_stages.ipynb #0edfb82c
+# %% ../nbs/11_stages.ipynb #80c4c4e0
 ANY_SIZE = ({'dynamic_img_size': True}, {'strict_img_size': False}, {})
 
 def whole_timm(
@@ -270,6 +270,7 @@ def whole_timm(
     downloads: bool = False,    # whether its weights are those that timm offers
 ) -> nn.Module:                 # with `.forward_intermediates`
     "A network of timm without its classifier. Raises `InputError` if timm can't give it."
+    import timm
     for settings in ANY_SIZE:
         try:
             return timm.create_model(name, pretrained=downloads, num_classes=0, **settings)
@@ -279,7 +280,7 @@ def whole_timm(
             raise not_given(name, error) from error
     raise not_given(name, refused)
 
-# %% ../nbs/11_stages.ipynb #ccf3ed8d
+# %% ../nbs/11_stages.ipynb #556c84b7
 def maps_of(
     network: nn.Module,               # of `whole_timm`
     images: torch.Tensor,             # (B, 3, H, W), that fit
@@ -290,7 +291,7 @@ def maps_of(
     return network.forward_intermediates(images, indices=wanted, norm=True, output_fmt='NCHW',
                                          intermediates_only=True)
 
-# %% ../nbs/11_stages.ipynb #0f280bbe
+# %% ../nbs/11_stages.ipynb #fa52c2a3
 def reductions(
     network: nn.Module,   # of timm
 ) -> list[int]:
@@ -298,7 +299,7 @@ def reductions(
     info = network.feature_info
     return [part['reduction'] for part in info] if isinstance(info, list) else info.reduction()
 
-# %% ../nbs/11_stages.ipynb #ed04cfcc
+# %% ../nbs/11_stages.ipynb #e9296b80
 def plan_of(
     name: str,   # as timm calls it
 ) -> Plan:
@@ -320,7 +321,7 @@ def plan_of(
     strides = tuple(3 * patch // maps[i].shape[2] for i in outputs)
     return Plan(outputs, channels, strides, uses, len(maps))
 
-# %% ../nbs/11_stages.ipynb #08ba9862
+# %% ../nbs/11_stages.ipynb #14c19934
 class WholeNetwork(nn.Module):
     """A network of timm that isn't cut: images (B, 3, H, W) that fit its patches -> the map of
     every stage. Weights that no map depends on never learn."""
@@ -350,7 +351,7 @@ class WholeNetwork(nn.Module):
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 yield name, layer, self.stage_of(f'{name}.weight')
 
-# %% ../nbs/11_stages.ipynb #85c21c5b
+# %% ../nbs/11_stages.ipynb #8888f771
 class StageOf(nn.Module):
     "A stage of a whole network: its parameters and its batch norms. It holds none of its own."
     def __init__(
@@ -379,7 +380,7 @@ class StageOf(nn.Module):
         raise InputError('the stages of this network work together only: take a network that is '
                          'a chain, such as efficientnet_lite0 or resnet50')
 
-# %% ../nbs/11_stages.ipynb #63f14dab
+# %% ../nbs/11_stages.ipynb #45ae71c3
 def published_state(
     name: str,                         # of a network of timm
     state: dict[str, torch.Tensor],    # of a file, by name
@@ -387,7 +388,7 @@ def published_state(
 ) -> dict[str, torch.Tensor]:
     "The tensors under timm's names. Raises `InputError` if timm's conversion fails."
     with torch.random.fork_rng(devices=[]), torch.device('meta'):
-        network = timm.create_model(name)
+        network = timm_classifier(name)
     convert = getattr(sys.modules[type(network).__module__], 'checkpoint_filter_fn', None)
     if convert is None or not misfits(network.state_dict(), state):
         return state
@@ -408,7 +409,7 @@ def flat_names(
         found.append((rf'^{whole}\.', f'{child}.'))
     return found
 
-# %% ../nbs/11_stages.ipynb #ebfcf286
+# %% ../nbs/11_stages.ipynb #3f479fa9
 HEAD_NAMES = ('head', 'fc', 'classifier', 'norm_head', 'last_linear')
 
 def load_published(
@@ -421,13 +422,13 @@ def load_published(
     state = published_state(name, read_weights(file), file)
     network = whole.network
     with torch.random.fork_rng(devices=[]), torch.device('meta'):
-        every = timm.create_model(name).state_dict()
+        every = timm_classifier(name).state_dict()
     extra = state.keys() - network.state_dict().keys()
     needless = [other for other in extra if other in every or other.startswith(HEAD_NAMES)]
     needless += [other for other, _ in network.named_parameters() if whole.stage_of(other) is None]
     load_weights(network, state, file, head=tuple(needless))
 
-# %% ../nbs/11_stages.ipynb #08cae342
+# %% ../nbs/11_stages.ipynb #8acb57f4
 def timm_whole(
     name: str,                    # as timm calls it
     weights: str | Path | None,   # 'imagenet', a file, or None: random
@@ -440,7 +441,7 @@ def timm_whole(
         load_published(whole, name, weights)
     return Cut([whole], plan.channels, plan.strides, *colours_of(network))
 
-# %% ../nbs/11_stages.ipynb #a4c604de
+# %% ../nbs/11_stages.ipynb #2e5a115d
 def layer_rates(
     model: nn.Module,   # with a part that has `layers_behind`, see chapter 12
     decay: float,       # times the rate of the layer behind

@@ -35,7 +35,7 @@ from .settings import negative, not_among, not_positive, sentences, wrong_scales
 from .ssdd import (DetectionNet, difference_loss, difference_map, find_flags, merge,
                           merge_weight)
 from .training import At, Optimiser, TrainingSettings, process, progress, whole_targets
-from .work import Lead, Maker, Trained, Work, in_workers, looking
+from .work import Lead, Maker, Trained, Work, in_workers, looking, quick
 
 # %% ../nbs/76_static_ssdd.ipynb #17ad579a
 def read_both(
@@ -188,7 +188,7 @@ def chances_of(
     pixels, masks, size = seen
     parameter = next(network.parameters())
     masks = [mask.to(parameter.device) for mask in masks]
-    _, foreseen = network(pixels[None].to(parameter), *masks)
+    _, foreseen = network(pixels[None].to(parameter.device), *masks)
     maps = torch.cat(foreseen).float().sigmoid().cpu().numpy()
     return CAM(np.array([0, 1]), maps, size)
 
@@ -297,7 +297,8 @@ def prepare(
     process().wait_for_everyone()
     network = self.detection.train(replace(work, folder=work.folder/'detection'))
     backbone = network.backbone
-    maker = Maker(network, partial(see_both, work, backbone.mean, backbone.std), chances_of)
+    looker = quick(network, work.machine.precision)
+    maker = Maker(looker, partial(see_both, work, backbone.mean, backbone.std), chances_of)
     todo = missing(work.photos, work.folder/'differences', '.npz')
     for i, chances in looking(maker, todo, workers, 'differences'):
         chances.save(work.folder/'differences'/f'{work.photos.ids[i]}.npz')

@@ -26,7 +26,7 @@ from .methods import System
 from .one_stage_system import (ONE_STAGE, ONE_STAGE_DEEPLAB, ONE_STAGE_DEEPLAB_VOC,
                                       ONE_STAGE_VOC, MaskCRF, OneStage, OneStageMasks,
                                       OneStageSegmenter)
-from .pamr import PAMR
+from .pamr import PAMR, snapping
 from .prediction import VOC_PREDICTION
 from .refiners import DenseCRF, NoRefiner, TrueMasks
 from .run import Run, read_config
@@ -34,7 +34,7 @@ from .saliency import SaliencyLabels
 from .sc_cam import SC_CAM, SC_CAM_VOC, SubCategories
 from .seam import SEAM, SEAM_VOC, RefinedMaps, Seam
 from .segmentation import VOC_DEEPLAB, DeepLab, LargeFOV
-from .settings import Methods
+from .settings import WORKERS, Methods
 from .static_ssdd import StaticSSDD
 from .training import OPTIMISERS, TrainingSettings
 from .visual_words import VisualWords
@@ -68,7 +68,7 @@ def known_methods() -> Methods:
 # %% ../nbs/90_systems.ipynb #13814db8
 WORDS = System(
     'Ru et al., Learning Visual Words, IJCAI 2021, in small',
-    VisualWords(), MultiScale(), DenseCRF(), DeepLab())
+    VisualWords(), MultiScale(), snapping(), DeepLab())
 
 BASELINE = replace(
     WORDS, source='The baseline of Ru et al., IJCAI 2021, in small',
@@ -214,7 +214,7 @@ ABLATION: dict[str, dict] = {   # row -> settings of the classifier
 # %% ../nbs/90_systems.ipynb #2ff820f4
 def open_run(
     root: str | Path,   # folder of a run
-    workers: int = 2,   # processes that read photos
+    workers: int = WORKERS,   # processes that read photos
 ) -> Run:
     "A run that is there. Raises `InputError` if the folder is none."
     return Run(read_config(root, known_methods(), workers))

@@ -32,7 +32,7 @@ from .readers import rows_of
 from .run import Config, Run
 from .settings import method_name, to_json
 from .training import device, process
-from .work import Maker, looking, photo_pixels
+from .work import Maker, looking, photo_pixels, quick
 
 # %% ../nbs/50_tables.ipynb #cb9444a1
 def data_file(
@@ -377,7 +377,7 @@ def answer_features(
 ) -> Any:
     "What a photo's feature map F, (1, d, h, w), becomes."
     parameter = next(network.parameters())
-    return answer(network, network.backbone(pixels[None].to(parameter)))
+    return answer(network, network.backbone(pixels[None].to(parameter.device)))
 
 # %% ../nbs/50_tables.ipynb #348fb2f6
 def feature_maker(
@@ -390,7 +390,8 @@ def feature_maker(
     photos = this.photos if photos is None else photos
     backbone = network.backbone
     views = partial(photo_pixels, photos, this.config.longest, backbone.mean, backbone.std)
-    return Maker(network, views, partial(answer_features, answer))
+    looker = quick(network, this.machine.precision)
+    return Maker(looker, views, partial(answer_features, answer))
 
 # %% ../nbs/50_tables.ipynb #7b565f49
 def draw_cells(

@@ -34,7 +34,8 @@ from .files import InputError, name_aside, reading, whole_file
 from .loaders import Batch, StepSampler, create_loader, interruptible, raised, stopped
 from .published import load_weights, not_finite, read_weights
 from .readers import At, Log, check_archive, check_memory, fixed_settings, has_exploded
-from .settings import beyond, device, later, negative, not_among, not_positive, process
+from .settings import (WORKERS, beyond, device, later, negative, not_among, not_positive,
+                              process)
 from .stages import keeps_its_size, layer_rates
 
 # %% ../nbs/13_training.ipynb #59901afa
@@ -95,7 +96,7 @@ class TrainingSettings:
 class Machine:
     "How a machine computes."
     precision: Literal['no', 'bf16', 'fp16'] = 'no'   # mixed precision
-    workers: int = 2   # processes that read photos; without effect on the results
+    workers: int = WORKERS   # processes that read photos; without effect on the results
     step_done: Callable[['At'], None] | None = None   # is told of each step of a training
 
     def faults(self) -> list[str]:

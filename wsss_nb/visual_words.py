@@ -100,7 +100,7 @@ def count_words(
     "How many places of a photo each word wins."
     parameter = next(network.parameters())
     with torch.inference_mode():
-        features = network.backbone(pixels[None].to(parameter))
+        features = network.backbone(pixels[None].to(parameter.device))
         words = encode_words(features, network.codebook, network.temperature)
     chosen = words.probabilities.argmax(1).flatten()
     return torch.bincount(chosen, minlength=len(network.codebook)).cpu()

@@ -1,0 +1,86 @@
+"The benchmarks: pairs, their rows, and that all of it runs."
+import csv
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+BENCH = Path(__file__).parent/'bench'
+
+
+@pytest.fixture
+def paired(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import paired
+    return paired
+
+
+class Clock:
+    "A fixture of pytest-benchmark that notes nothing but times."
+    def pedantic(self, function, setup, rounds, warmup_rounds):
+        data = []
+        for _ in range(warmup_rounds + rounds):
+            setup()
+            begin = time.perf_counter()
+            result = function()
+            data.append(time.perf_counter() - begin)
+        self.stats = SimpleNamespace(stats=SimpleNamespace(data=data[warmup_rounds:]))
+        return result
+
+
+def test_pairs_alternate_and_the_first_is_not_counted(paired):
+    calls = []
+
+    def ours():
+        calls.append('ours')
+        return 3
+
+    def published():
+        calls.append('published')
+        time.sleep(.02)
+        return 4
+
+    stage = paired.Stage('sleep', ours, published, lambda a, b: a / b, 'share', bar=2, rounds=3)
+    pairs = paired.alternate(stage, Clock())
+    assert calls == ['published', 'ours'] * 4
+    assert len(pairs.ours) == len(pairs.published) == 3
+    row = paired.row_of(stage, 'quiet', pairs)
+    assert row.agreement == .75
+    assert row.published >= .02 and row.ratio > 2
+    assert 'sleep' in paired.as_table([row])[1]
+
+
+def test_a_row_takes_the_place_of_the_one_before(paired, tmp_path):
+    path = tmp_path/'speed.csv'
+    row = paired.Row('a', 'quiet', 1., 2., 2., None, 1., 'share', 3, 1, 2, '2.6', 'one')
+    paired.write_rows(path, [row, replace(row, machine='busy')])
+    paired.write_rows(path, [replace(row, ours=.5)])
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r['machine'], r['ours']) for r in rows] == [('quiet', '0.5'), ('busy', '1.0')]
+
+
+def test_busy_processes_end_with_the_block(paired):
+    with pytest.raises(KeyError):
+        with paired.busy(1) as others:
+            assert others[0].poll() is None
+            raise KeyError
+    assert others[0].poll() is not None
+
+
+def test_a_benchmark_runs(tmp_path):
+    pytest.importorskip('pytest_benchmark')
+    table = tmp_path/'speed.csv'
+    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '--small', '-q',
+               f'--speed-table={table}', '-k', 'quiet and walk] or busy and crf',
+               str(BENCH/'bench_refiners.py')]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=BENCH.parents[1])
+    assert done.returncode == 0, done.stdout
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row['machine'] for row in rows} == {'quiet', 'busy'}
+    assert all(float(row['agreement']) >= .99 for row in rows if 'equal' in row['agreed_on'])

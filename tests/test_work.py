@@ -1,0 +1,103 @@
+"Looking at photos: the rest is done in workers, in order, and what ends one is told."
+import os
+import signal
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from wsss_nb.files import InputError
+from wsss_nb.random_walk import Flow, boundary_transition, walk
+from wsss_nb.work import Maker, in_workers, looking, one_thread
+
+UNREADABLE = 5
+
+
+def view(place):
+    if place == UNREADABLE:
+        raise InputError('photo 5: it is broken')
+    return torch.tensor([float(place)])
+
+
+def ask(network, seen):
+    return network(seen).numpy()
+
+
+def rest(answer, refused=None):
+    if refused is not None and answer[0] == refused:
+        raise InputError(f'answer {refused:g}: no room for it')
+    return float(answer[0]) + 100
+
+
+def killed(answer):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def maker() -> Maker:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 2)
+    return Maker(network, view, ask, rest)
+
+
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_the_rest_is_done_in_order_whatever_the_number_of_workers(maker, workers):
+    places = [4, 2, 0, 3]
+    found = list(looking(maker, places, workers, None))
+    assert found == [(place, 2 * place + 100) for place in places]
+    assert maker(3) == 106
+
+
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_an_error_comes_behind_all_that_was_made_before(maker, workers):
+    done = []
+    with pytest.raises(InputError, match='photo 5: it is broken'):
+        for place, _ in looking(maker, range(9), workers, None):
+            done.append(place)
+    assert done == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_an_error_of_the_rest_is_raised_in_its_turn(maker, workers):
+    maker = maker._replace(rest=partial(rest, refused=4.))
+    done = []
+    with pytest.raises(InputError, match='answer 4: no room for it'):
+        for place, _ in looking(maker, range(4), workers, None):
+            done.append(place)
+    assert done == [0, 1]
+
+
+def test_a_worker_that_was_killed_is_told(maker):
+    with pytest.raises(InputError, match='ended by the system.*--workers'):
+        list(looking(maker._replace(rest=killed), range(4), 2, None))
+
+
+def test_no_more_workers_than_items():
+    found = set(in_workers(lambda item: os.getpid(), range(2), 8, None))
+    assert len(found) == 2
+
+
+def test_a_walk_runs_on_one_thread_and_leaves_the_others_alone(monkeypatch):
+    seen = set()
+    step = Flow.__call__
+    def noted(flow):
+        seen.add(torch.get_num_threads())
+        return step(flow)
+    monkeypatch.setattr(Flow, '__call__', noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        maps = torch.rand(2, 20, 30)
+        walk(maps, boundary_transition(torch.rand(20, 30)), 3)
+        assert seen == {1}
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ValueError, match='the maps must be'):
+            walk(maps[0], boundary_transition(torch.rand(20, 30)), 3)
+        assert torch.get_num_threads() == 2
+        with one_thread():
+            with one_thread():
+                pass
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

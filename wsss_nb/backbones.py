@@ -305,18 +305,21 @@ class WholeBackbone(Backbone):
         "The map of every stage."
         return self.whole(fitted(images, self.output_stride, self.patch))
 
-    def learn_statistics(self) -> None:
-        "Let the batch norms of the stages that aren't frozen learn, if there are any."
-        for name, layer, place in list(self.whole.norms()):
-            is_learning = place is not None and place >= self.frozen_stages
-            if isinstance(layer, nn.BatchNorm2d) and is_learning:
-                parent, _, last = name.rpartition('.')
-                setattr(self.whole.network.get_submodule(parent), last, SharedBatchNorm(layer))
+# %% ../nbs/12_backbones.ipynb #0faae62c
+@patch
+def learn_statistics(self: WholeBackbone) -> None:
+    "Let the batch norms of the stages that aren't frozen learn, if there are any."
+    for name, layer, place in list(self.whole.norms()):
+        is_learning = place is not None and place >= self.frozen_stages
+        if isinstance(layer, nn.BatchNorm2d) and is_learning:
+            parent, _, last = name.rpartition('.')
+            setattr(self.whole.network.get_submodule(parent), last, SharedBatchNorm(layer))
 
-    def layers_behind(self) -> dict[str, int]:
-        "As of `Backbone`; a layer is a block of a transformer."
-        plan = self.whole.plan
-        return {f'whole.network.{name}': plan.maps - 1 - use for name, use in plan.uses.items()}
+@patch
+def layers_behind(self: WholeBackbone) -> dict[str, int]:
+    "As of `Backbone`; a layer is a block of a transformer."
+    plan = self.whole.plan
+    return {f'whole.network.{name}': plan.maps - 1 - use for name, use in plan.uses.items()}
 
 # %% ../nbs/12_backbones.ipynb #680c1dec
 BACKBONES: dict[str, Callable[[str, str | Path | None], Cut]] = {
@@ -344,13 +347,14 @@ def hold_grid(
     backbone: Backbone,   # at its own strides; changed in place
     output_stride: int,   # input pixels per cell of the last features
     dilate: bool,         # whether to dilate where a stride was taken away
-) -> None:
+) -> Backbone:           # the same
     "Take away the strides beyond the output stride."
     dilation = 1
     for stage, stride in zip(backbone.stages, backbone.stage_strides):
         if stride > output_stride:
             dilation = hold_stride(stage, dilation, dilate)
     backbone.stage_strides = tuple(min(stride, output_stride) for stride in backbone.stage_strides)
+    return backbone
 
 # %% ../nbs/12_backbones.ipynb #c002a467
 def timm_chain_at(
@@ -361,11 +365,7 @@ def timm_chain_at(
 ) -> Backbone | None:             # None: it is no chain
     "A network of timm as a chain, its strides held."
     cut = timm_chain(name, weights)
-    if cut is None:
-        return None
-    backbone = Backbone(*cut)
-    hold_grid(backbone, output_stride, dilate)
-    return backbone
+    return None if cut is None else hold_grid(Backbone(*cut), output_stride, dilate)
 
 # %% ../nbs/12_backbones.ipynb #b36960d7
 def tried_chain(
@@ -426,8 +426,7 @@ def create_backbone(
     if name.startswith(TIMM):
         backbone = timm_network(name, weights, output_stride, dilate)
     else:
-        backbone = Backbone(*BACKBONES[name](name, weights))
-        hold_grid(backbone, output_stride, dilate)
+        backbone = hold_grid(Backbone(*BACKBONES[name](name, weights)), output_stride, dilate)
     backbone.freeze(frozen_stages)
     if batch_norm == 'learned':
         backbone.learn_statistics()

@@ -31,7 +31,8 @@ PARTS = {
     7: 'Systems',
     9: 'The command',
 }
-GUIDES = ('photos_to_masks', 'add_a_system', 'backbones', 'results', 'reading', 'glossary')   # others follow
+# guides in order; others follow
+GUIDES = ('photos_to_masks', 'add_a_system', 'backbones', 'results', 'reading', 'glossary')
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 CONSTANTS = (ast.Assign, ast.AnnAssign)
 

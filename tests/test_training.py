@@ -239,7 +239,7 @@ system = replace(
     WORDS, classifier=short(WORDS.classifier, backbone=backbone, num_words=16),
     cams=replace(WORDS.cams, scales=(1.,)), segmenter=short(WORDS.segmenter, scales=(1., .5)),
     prediction=PredictionSettings(scales=(1.,)))
-config = Config(Path(data), Path(out), system, workers=0)
+config = Config(Path(data), Path(out), system, precision='no', workers=0)
 if stage == 'run':
     run(config)
 else:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from wsss_nb.backbones import create_backbone
 from wsss_nb.files import InputError
 from wsss_nb.random_walk import Flow, boundary_transition, walk
-from wsss_nb.work import Maker, in_workers, looking, one_thread
+from wsss_nb.work import Maker, in_workers, looking, one_thread, quick
 
 UNREADABLE = 5
 
@@ -101,3 +102,15 @@ def test_a_walk_runs_on_one_thread_and_leaves_the_others_alone(monkeypatch):
             assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('name', ('vit_tiny_patch16_224', 'swin_tiny_patch4_window7_224'))
+def test_a_transformer_looks_in_two_bytes_as_in_four(name):
+    torch.manual_seed(0)
+    backbone = create_backbone(f'timm/{name}', None, 16).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        wanted = backbone(images)
+        found = quick(backbone, 'bf16')(images)
+    assert found.dtype == torch.float32
+    assert 0 < (found - wanted).norm() < .03 * wanted.norm()

@@ -532,9 +532,11 @@ def test_some_masks_of_a_list_to_measure_on_are_a_fault(first, tmp_path):
 
 
 def test_what_computed_a_run_is_written_down(first):
-    written = read_json(first/'run'/'config.json')['made_by']
+    config = read_json(first/'run'/'config.json')
+    written = config['made_by']
     metrics = read_json(first/'run'/'metrics.json')
-    assert written['precision'] == 'no' and written['threads'] >= 1 and written['device']
+    assert written['precision'] == config['precision'] in ('no', 'bf16')
+    assert written['threads'] >= 1 and written['device']
     assert {'python', 'torch', 'wsss_nb'} <= written['versions'].keys() and 'revision' in written
     for stage in ('classify', 'cams', 'refine', 'segment', 'predict', 'evaluate'):
         entry = metrics['stages'][stage]

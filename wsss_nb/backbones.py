@@ -220,7 +220,7 @@ def stage_features(
     images: torch.Tensor,  # normalised (B, 3, H, W)
 ) -> list[torch.Tensor]:   # one (B, stage_channels[i], h_i, w_i) a stage
     "The features of every stage, of the images' type also where weights have another (chapter 18)."
-    own = next(self.parameters()).dtype
+    own = next((weight.dtype for weight in self.parameters()), images.dtype)
     found = self.stage_maps(images.to(own))
     return found if own == images.dtype else [maps.to(images.dtype) for maps in found]
 

@@ -28,7 +28,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .files import InputError, stage_behind
-from .readers import SHARED_MEMORY, lines_of, refusal_of
+from .readers import ENDED, SHARED_MEMORY, lines_of, refusal_of
 from .photos import IGNORE, Photos, read_mask
 
 # %% ../nbs/09_loaders.ipynb #5b95ac91
@@ -437,6 +437,8 @@ def raised(
             if isinstance(item, Exception):
                 raise item
             yield item
+    except (EOFError, ConnectionError) as error:   # while something came from it
+        raise InputError(f'{ENDED.problem}; {ENDED.remedy}') from error
     except RuntimeError as error:
         refused = refusal_of(error)
         if refused is None:

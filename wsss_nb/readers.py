@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'HEADERS', 'EXPLODED', 'AGAIN', 'MAKE_ROOM', 'OTHER_FOLDER', 'FEWER', 'SMALLER', 'LESS', 'REMEDIES',
-           'SHARED_MEMORY', 'REFUSALS', 'Form', 'array_of', 'write_arrays', 'read_arrays', 'check_archive',
+           'SHARED_MEMORY', 'ENDED', 'REFUSALS', 'Form', 'array_of', 'write_arrays', 'read_arrays', 'check_archive',
            'wrong_parts', 'read_record', 'rows_of', 'At', 'read_steps', 'Log', 'has_exploded', 'fixed_settings',
            'check_memory', 'Refusal', 'explain', 'lines_of', 'refusal_of']
 
@@ -292,6 +292,9 @@ class Refusal(NamedTuple):
 SHARED_MEMORY = Refusal(r'Bus error|shared memory|</?torch_\d',
                         'the memory that processes share (/dev/shm) is too small',
                         'give --workers 0, or more of it (Docker: --shm-size 2g, or --ipc host)')
+ENDED = Refusal(r'DataLoader worker .*(killed by signal|exited unexpectedly)',
+                'a process was ended by the system, which may be short of memory',
+                f'use fewer of them (--workers 1, or 0), or a smaller --longest; {AGAIN}')
 REFUSALS = (
     SHARED_MEMORY,
     Refusal(r'Too many open files|items of ancdata', 'too many files are open',
@@ -302,9 +305,7 @@ REFUSALS = (
             'memory is short', LESS),
     Refusal(r"can't start new thread|Resource temporarily unavailable",
             'the system allows no more processes', FEWER),
-    Refusal(r'DataLoader worker .*(killed by signal|exited unexpectedly)',
-            'a process was ended by the system, which may be short of memory',
-            f'use fewer of them (--workers 1, or 0), or a smaller --longest; {AGAIN}'),
+    ENDED,
     Refusal(r'No space left|file write failed|failed writing file|iostream error',
             'the disk takes no more', MAKE_ROOM),
     Refusal(r'environment variable \w+ expected, but not set|`\w+` env was not set',

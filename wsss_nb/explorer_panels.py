@@ -26,9 +26,9 @@ from .measuring import photo_miou
 from .photos import IGNORE, at_most, colour, evenly
 from .pictures import COLOURS, overlay_map
 from .run import Run
-from .tables import feature_maker
 from .word_figures import (PhotoWords, WordPlace, WordSearch, cut_patch, has_words,
-                                  word_lift, words_of)
+                                  word_lift)
+from .work import photo_pixels
 
 # %% ../nbs/54_explorer_panels.ipynb #dc52b110
 def to_png(picture: Image.Image) -> bytes:
@@ -333,8 +333,11 @@ def photo_words(self: Explorer, photo: tuple[str, str]) -> PhotoWords:   # split
     if self.last_words is None or self.last_words[0] != photo:
         split, name = photo
         photos = self.splits[split]
-        maker = feature_maker(self.run, self.search.model, words_of, photos)
-        self.last_words = (photo, maker(list(photos.ids).index(name)))
+        maker = self.search.maker   # whose network was made ready once
+        backbone = maker.network.backbone
+        pixels = photo_pixels(photos, self.run.config.longest, backbone.mean, backbone.std,
+                              list(photos.ids).index(name))
+        self.last_words = (photo, maker.see(pixels))
     return self.last_words[1]
 
 # %% ../nbs/54_explorer_panels.ipynb #9750d744

@@ -15,7 +15,7 @@ from typing import Callable, NamedTuple, Sequence
 import numpy as np
 
 from .coco import coco_annotations, write_coco
-from .corrections import CORRECTED
+from .corrections import corrected_masks
 from .files import Fault, InputError, is_free, whole_folder, write_json
 from .loaders import made_mask
 from .photos import IGNORE
@@ -130,13 +130,13 @@ def masks_of(
     is_pseudo = masks == 'pseudo'
     found = {}
     for split in [run.train_split] if is_pseudo else [run.train_split, run.val_split]:
-        for i, name in enumerate([] if split is None else run.listed(split)):
-            path = run.root/CORRECTED/f'{name}.png'   # what a person has corrected goes before
-            is_corrected = path.exists()
-            if not is_corrected:
+        names = [] if split is None else run.listed(split)
+        corrected = corrected_masks(run.root, names)   # what a person has corrected goes before
+        for i, name in enumerate(names):
+            if name not in corrected:
                 run.require(f'{masks}/{name}.png', MADE_BY[masks][1])
-                path = run.root/masks/f'{name}.png'
-            found[name] = Handed(name, split, path, i, is_pseudo and not is_corrected)
+            path = corrected.get(name, run.root/masks/f'{name}.png')
+            found[name] = Handed(name, split, path, i, is_pseudo and name not in corrected)
     return list(found.values())
 
 # %% ../nbs/61_export.ipynb #51372093

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Mapping, Protocol, Union
 
 import numpy as np
+import torch
 import tyro
 from PIL import Image
-import torch
 from torch import nn
 
 from .cam import CAM

@@ -425,7 +425,7 @@ def branch(
     out: str | Path,                   # folder of the new run
     refiner: RefinerMethod,            # of the new run
     until: str = 'evaluate',           # last stage to do, of STAGES
-    workers: int = WORKERS,                  # processes that read photos
+    workers: int = WORKERS,            # processes that read photos
     background: float | None = None,   # score of the background in its CAMs; None: as in the other
 ) -> dict:                             # what its metrics.json holds
     """Go on from the CAMs of a run in another way, in another folder. Raises `InputError` if the

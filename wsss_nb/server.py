@@ -150,7 +150,7 @@ def submit(
     out: str | Path,           # .tar to write
     data: str | Path | None = None,  # VOC folder with the list and its photos; None: the run's
     split: str = 'test',       # the list
-    workers: int = WORKERS,          # processes that read, and as many that write
+    workers: int = WORKERS,    # processes that read, and as many that write
 ) -> int:                      # number of masks
     """Predict a list of photos and pack the masks for the VOC server. Raises `InputError` for
     whatever would make the server refuse them."""

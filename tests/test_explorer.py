@@ -64,7 +64,7 @@ def finished(tmp_path_factory) -> Run:
 def bare(finished, tmp_path) -> Run:
     "The finished run, without words, after its CAMs and what came after them were lost."
     shutil.copytree(finished.root, tmp_path/'bare')
-    for folder in ('cams', 'pseudo', 'predictions'):
+    for folder in ('cams', 'pseudo', 'masks', 'predictions'):
         for path in (tmp_path/'bare'/folder).iterdir():
             path.unlink()
     return Run(replace(finished.config, out=tmp_path/'bare'))
@@ -84,7 +84,7 @@ def test_what_is_not_there_is_a_sentence_with_its_command(bare):
     for name, command in commands.items():
         panel = explorer.panel(name, view)
         assert panel.picture is None and f'`wsss_nb {command} {bare.root}`' in panel.note
-    assert len(explorer.missing()) == 3
+    assert len(explorer.missing()) == 4
     assert list(explorer.measure())[-1] == (10, 10)
     assert explorer.curve is None and not any(explorer.miou.values())
 
@@ -110,7 +110,8 @@ def test_a_supervised_run_shows_what_it_has(finished, tmp_path):
     list(explorer.measure())
     assert set(explorer.miou['pseudo'].values()) == {1.} and not explorer.miou['cam']
     assert list(explorer.orders('train')) == [
-        'name', 'prediction, worst first', 'prediction, best first',
+        'name', 'best mask, worst first', 'best mask, best first',
+        'prediction, worst first', 'prediction, best first',
         'pseudo mask, worst first', 'pseudo mask, best first']
 
 

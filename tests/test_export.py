@@ -26,11 +26,12 @@ class Halves(Refiner):
 
 
 def with_masks(root: Path, **options) -> Run:
-    "A run whose pseudo masks and predictions are the truth."
+    "A run whose masks of all kinds are the truth."
     run = untrained_run(root/'run', make_shapes(root/'shapes', train=3, val=2, size=48), **options)
     for photos in run.splits.values():
         for i, name in enumerate(photos.ids):
-            write_mask(run.root/'predictions'/f'{name}.png', photos.truth(i))
+            for folder in ('masks', 'predictions'):
+                write_mask(run.root/folder/f'{name}.png', photos.truth(i))
             if photos is run.photos:
                 write_mask(run.root/'pseudo'/f'{name}.png', photos.truth(i))
     return run
@@ -42,7 +43,7 @@ def run(tmp_path_factory) -> Run:
 
 
 @pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('masks, count', (('predictions', 5), ('pseudo', 3)))
+@pytest.mark.parametrize('masks, count', (('masks', 5), ('predictions', 5), ('pseudo', 3)))
 def test_predictions_are_of_all_photos_and_pseudo_masks_of_those_to_learn_from(
         form, masks, count, run, tmp_path):
     (tmp_path/'out').mkdir()                       # an empty folder is as good as none

@@ -263,10 +263,10 @@ def test_nothing_that_is_there_is_replaced_unasked(run):
 
 def test_what_is_corrected_goes_out_again_as_it_is(run):
     import_masks(run, one_corrected(run))
-    write_mask(run.root/'predictions'/f'{run.photos.ids[0]}.png', truths(run)[run.photos.ids[0]])
+    write_mask(run.root/'masks'/f'{run.photos.ids[0]}.png', truths(run)[run.photos.ids[0]])
     for photos in run.splits.values():
         for i, name in enumerate(photos.ids):
-            write_mask(run.root/'predictions'/f'{name}.png', photos.truth(i))
+            write_mask(run.root/'masks'/f'{name}.png', photos.truth(i))
     export(run, 'png', run.root.parent/'again')
     assert not read_mask(run.root.parent/'again'/'masks'/f'{run.photos.ids[1]}.png').any()
 

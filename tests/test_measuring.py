@@ -199,15 +199,16 @@ def test_maps_of_one_size_cannot_be_compared(run):
 
 
 def test_sheets_show_what_a_run_has(run, tmp_path):
-    assert draw_contact(run) == []     # no predictions yet
-    with pytest.raises(InputError, match='predictions.*not there yet'):
+    assert draw_contact(run) == []     # no masks yet
+    with pytest.raises(InputError, match='masks.*not there yet'):
         draw_examples(run)
     for photos in run.splits.values():
         for i, name in enumerate(photos.ids):
             size = photos.image(i).size[::-1]
-            write_mask(run.root/'predictions'/f'{name}.png', np.zeros(size, np.uint8))
+            for folder in ('masks', 'predictions'):
+                write_mask(run.root/folder/f'{name}.png', np.zeros(size, np.uint8))
     with Image.open(draw_examples(run, photos=2, side=50)) as sheet:
-        assert sheet.width == 5 * 58
+        assert sheet.width == 6 * 58
     pages = draw_contact(run, photos=5, columns=2, rows=2, side=50)
     assert [path.name for path in pages] == ['contact-1.png', 'contact-2.png']
     (page,) = draw_contact(run, 'pseudo')
@@ -219,13 +220,13 @@ def test_a_sheet_has_no_column_for_a_stage_that_a_run_lacks(run, tmp_path):
     other = start_run(replace(run.config, out=tmp_path/'other', system=supervised))
     for name in other.photos.ids:
         mask = (run.root/'pseudo'/f'{name}.png').read_bytes()
-        for folder in ('pseudo', 'predictions'):
+        for folder in ('pseudo', 'masks', 'predictions'):
             (other.root/folder/f'{name}.png').write_bytes(mask)
     with Image.open(draw_examples(other, photos=2, side=50)) as sheet:
-        assert sheet.width == 4 * 58     # photo, pseudo mask, prediction, truth
+        assert sheet.width == 5 * 58     # photo, pseudo mask, best mask, prediction, truth
     again = without_truths(other)
     with Image.open(draw_examples(again, photos=2, side=50)) as sheet:
-        assert sheet.width == 3 * 58
+        assert sheet.width == 4 * 58
 
 
 def test_a_mask_of_another_size_is_not_drawn(run):

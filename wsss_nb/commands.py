@@ -289,7 +289,7 @@ def systems() -> None:
     print(describe_systems())
 
 # %% ../nbs/91_commands.ipynb #9839d2cd
-Masks = Annotated[Literal['predictions', 'pseudo'], tyro.conf.arg(name='from')]
+Masks = Annotated[Literal['masks', 'predictions', 'pseudo'], tyro.conf.arg(name='from')]
 
 def unchanged(root: Path) -> Run:
     "A run that is there. Raises `InputError` if its photos, tags or masks have changed since."
@@ -299,7 +299,7 @@ def unchanged(root: Path) -> Run:
 
 def contact(
     root: Positional[Folder],       # folder of a run
-    masks: Masks = 'predictions',   # which: the segmenter's, or those that it learned from
+    masks: Masks = 'masks',   # the best; the segmenter's, without tags; those that it learned from
     photos: int = 400,              # no more than so many, at even distances in the list of all
 ) -> None:
     """Draw contact sheets of a run: every photo with its mask over it, and the colours of the
@@ -441,7 +441,7 @@ def export(
     root: Positional[Folder],       # folder of a run
     format: Literal['png', 'coco', 'labelme'],  # PNG and classes.txt; run lengths; polygons
     out: Folder,                    # a new or an empty folder
-    masks: Masks = 'predictions',   # which: the segmenter's, or those that it learned from
+    masks: Masks = 'masks',   # the best; the segmenter's, without tags; those that it learned from
 ) -> None:
     "Hand the masks of a run to an annotation tool."
     print(f'{out}: {exporting.export(open_run(root), format, out, masks):,} masks')

@@ -18,9 +18,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from .backbones import create_backbone
 from .files import InputError
 from .methods import System, stages_of
-from .run import whole_side
 from .training import At
-from .work import Trained
+from .work import Trained, whole_side
 
 # %% ../nbs/44_costs.ipynb #05410647
 class Count(NamedTuple):
@@ -154,7 +153,7 @@ def expected_costs(
 
     Settings that follow the photos follow photos of this size. Stages that train nothing and look
     at nothing are left out."""
-    system = system.following(whole_side(max(size)))
+    system = system.following(whole_side(max(size)), photos)
     trained = {'classify': system.classifier, 'refine': system.refiner, 'segment': system.segmenter}
     costs = {}
     for stage in stages_of(system):

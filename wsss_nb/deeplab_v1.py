@@ -112,6 +112,6 @@ VOC_DEEPLAB_V1 = DeepLabV1(
     BackboneSettings('wideresnet38', 'imagenet', 8, True, 0, 'learned'),
     TrainingSettings(VOC_STEPS, 10, crop=448,
                      optimiser=Optimiser(1e-3, .9, weight_decay=5e-4, new_biases=20.)),
-    loss_stride=1, memory=3e-4, fixed_norms=True)
+    loss_stride=1, factor=(.5, 1.5), begin='weights', memory=3e-4, fixed_norms=True)
 
 VOC_PREDICTION_V1 = PredictionSettings((.5, .75, 1., 1.25, 1.5, 1.75), mirror=True, crf=True)

@@ -29,11 +29,11 @@ from .methods import System
 from .photos import IGNORE
 from .prediction import PredictionSettings
 from .random_walk import pair_mean
-from .segmentation import LearnsMasks, pixel_loss
+from .segmentation import LearnsMasks, pixel_loss, wrong_range
 from .settings import negative, not_positive, sentences
 from .ssdd import (DifferenceNet, SegmentationHead, difference_loss, difference_map,
                           find_flags, merge, merge_weight, shallow_stage, wide_dilation)
-from .static_ssdd import SSDD_OPTIMISER, Detection, StaticSSDD, wrong_range
+from .static_ssdd import SSDD_OPTIMISER, Detection, StaticSSDD
 from .training import At, TrainingSettings
 from .visual_words import VisualWords
 from .work import Lead, Trained, Work

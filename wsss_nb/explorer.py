@@ -31,7 +31,7 @@ class Kind(NamedTuple):
     name: str     # what it is called
 
 KINDS = {'cam': Kind('cams', 'CAM'), 'pseudo': Kind('pseudo', 'pseudo mask'),
-         'prediction': Kind('predictions', 'prediction')}
+         'prediction': Kind('predictions', 'prediction'), 'best': Kind('masks', 'best mask')}
 
 def stage_of(kind: str) -> str:
     "The stage that makes a kind of file."

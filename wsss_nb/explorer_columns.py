@@ -169,6 +169,7 @@ def heading(self: Column) -> str:   # HTML
     "The run's name, methods and scores, and what it lacks."
     this = self.explorer.run
     measured = {'CAM': ('cam', this.train_split), 'pseudo mask': ('pseudo', this.train_split),
+                'best mask': ('masks', this.train_split),
                 'segmentation': ('segmentation', this.val_split)}
     scores = []
     for name, (kind, split) in measured.items():

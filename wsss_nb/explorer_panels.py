@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CRF', 'Draw', 'PANELS', 'to_png', 'middle_pixel', 'write_name', 'paint', 'Chart', 'draw_background_curves', 'View',
            'Panel', 'photo_panel', 'cam_panel', 'label_panel', 'mask_panel', 'truth_panel', 'pseudo_panel',
-           'prediction_panel', 'refined_labels', 'refined_panel', 'curve_panel', 'outdated', 'word_at', 'word_note',
-           'places_elsewhere', 'draw_strip']
+           'best_panel', 'prediction_panel', 'refined_labels', 'refined_panel', 'curve_panel', 'outdated', 'word_at',
+           'word_note', 'places_elsewhere', 'draw_strip']
 
 # %% ../nbs/54_explorer_panels.ipynb #886db84f
 import inspect
@@ -238,6 +238,10 @@ def pseudo_panel(explorer: Explorer, opened: Opened, view: View) -> Panel:
     labels = opened.found['pseudo']
     return label_panel(explorer, opened, view, 'Pseudo mask of the run', labels)
 
+def best_panel(explorer: Explorer, opened: Opened, view: View) -> Panel:
+    "The best mask that the run has, by its tags, pseudo mask and segmenter (chapter 48)."
+    return label_panel(explorer, opened, view, 'Best mask of the run', opened.found['best'])
+
 def prediction_panel(explorer: Explorer, opened: Opened, view: View) -> Panel:
     "The segmenter's prediction."
     return label_panel(explorer, opened, view, 'Prediction', opened.found['prediction'])
@@ -290,6 +294,7 @@ PANELS: dict[str, tuple[Draw, set[str]]] = {   # how it is drawn, and what of a 
     'truth': (truth_panel, {'photo', 'strength'}),
     'curve': (curve_panel, {'photo', 'background'}),
     'pseudo': (pseudo_panel, {'photo', 'strength'}),
+    'best': (best_panel, {'photo', 'strength'}),
     'prediction': (prediction_panel, {'photo', 'strength'}),
 }
 

@@ -123,7 +123,7 @@ class Handed(NamedTuple):
 # %% ../nbs/61_export.ipynb #3dbe3429
 def masks_of(
     run: Run,
-    masks: str,       # 'predictions' or 'pseudo'
+    masks: str,       # 'masks', 'predictions' or 'pseudo'
 ) -> list[Handed]:    # each photo once
     """The masks that there must be. Raises `InputError` for one that is not there. No photo is
     asked for if the run has noted their names."""
@@ -206,7 +206,7 @@ def export(
     run: Run,
     form: str,          # a key of `FORMS`: 'png', 'coco' or 'labelme'
     out: str | Path,    # a new or an empty folder
-    masks: str = 'predictions',  # which: 'predictions' or 'pseudo'
+    masks: str = 'masks',  # which: 'masks', the best, or 'predictions' or 'pseudo'
 ) -> int:               # how many masks
     """Hand the masks of a run to annotation tools. Raises `InputError` if a mask is not there, or
     something else is in the folder; then nothing is written."""

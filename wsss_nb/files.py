@@ -340,7 +340,8 @@ def split_folders(
 
 # %% ../nbs/00_files.ipynb #d740a6d2
 STAGE_OF = {'classifier': 'classify', 'cams': 'cams', 'refiner': 'refine', 'pseudo': 'refine',
-            'segmenter': 'segment', 'predictions': 'predict'}   # folder of a run -> its stage
+            'segmenter': 'segment', 'predictions': 'predict',
+            'masks': 'predict'}   # folder of a run -> its stage
 
 def stage_behind(
     path: Path,   # a file, which may be absent

@@ -8,6 +8,7 @@ __all__ = ['DRAWN_BY_RUN', 'DRAWN_BEFORE', 'KINDS', 'Corrected', 'photos_by_name
            'import_masks', 'told', 'command_with']
 
 # %% ../nbs/66_import_masks.ipynb #ffcf8089
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Callable, Iterator, Mapping, NamedTuple, Sequence
 
@@ -97,8 +98,8 @@ def all_checked(
     return found
 
 # %% ../nbs/66_import_masks.ipynb #64703982
-DRAWN_BY_RUN = ('predictions', 'pseudo')   # folders of masks that `export` hands out
-DRAWN_BEFORE = f'{CORRECTED}/drawn'        # has a folder of predictions for each round
+DRAWN_BY_RUN = ('masks', 'predictions', 'pseudo')   # folders of masks that `export` hands out
+DRAWN_BEFORE = f'{CORRECTED}/drawn'   # has folders of masks and of predictions for each round
 
 def as_sent(
     run: Run,
@@ -174,11 +175,12 @@ def keep_drawn(
     run: Run,
     number: int,   # of the round
 ) -> None:
-    "Keep the predictions of a round in which masks were corrected, as links."
-    folder = run.root/DRAWN_BEFORE/f'round {number}'
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in (run.root/'predictions').glob('*.png'):
-        link(path, folder/path.name)
+    "Keep what the segmenter of a round in which masks were corrected has drawn, as links."
+    for made in ('masks', 'predictions'):
+        folder = run.root/DRAWN_BEFORE/f'round {number}, {made}'
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (run.root/made).glob('*.png'):
+            link(path, folder/path.name)
 
 # %% ../nbs/66_import_masks.ipynb #f6a655af
 def put_in(
@@ -191,7 +193,7 @@ def put_in(
     teaching = [name for name in run.photos.ids if name in masks and 'segment' in run.stages]
     if teaching:
         stages = behind('segment', run.stages)
-        kinds = {('segmentation', split) for split in run.splits}
+        kinds = set(product(('masks', 'segmentation'), run.splits))
         keep_drawn(run, number)
         take_away(run.root, run.metrics, Remade(stages, measured=kinds, drawn=True))
         run.networks.pop('segmenter', None)
@@ -227,7 +229,7 @@ def import_masks(
     return Imported(list(new), untouched, teaching, measured)
 
 # %% ../nbs/66_import_masks.ipynb #4e24995d
-KINDS = {'pseudo': 'pseudo masks', 'predictions': 'predictions'}
+KINDS = {'pseudo': 'pseudo masks', 'masks': 'best masks', 'predictions': 'predictions'}
 
 def told(
     run: Run,

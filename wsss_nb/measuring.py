@@ -216,7 +216,8 @@ def require_same_data(run: Run) -> None:
 
 # %% ../nbs/42_measuring.ipynb #e008834b
 MADE_BY = {'cams': ('.npz', 'cams'), 'pseudo': ('.png', 'refine'),
-           'predictions': ('.png', 'predict')}   # folder -> its files, and the stage
+           'predictions': ('.png', 'predict'),
+           'masks': ('.png', 'predict')}   # folder -> its files, and the stage
 
 def require_files(
     run: Run,
@@ -299,7 +300,7 @@ def photo_miou(
 def score_photos(
     run: Run,
     split: str,          # one of the run's
-    kind: Literal['predictions', 'pseudo'] = 'predictions',
+    kind: Literal['masks', 'predictions', 'pseudo'] = 'predictions',
 ) -> list[tuple[float, int]]:  # mIoU of the photo and its place in the list, worst first
     "How well the masks of a split fit. Raises `InputError` where masks or truths are absent."
     photos = run.splits[split]

@@ -110,13 +110,14 @@ class System:
     segmenter: SegmenterMethod           # what learns from them
     prediction: PredictionSettings = PredictionSettings()   # how it draws masks
 
-    def following(self, side: int) -> 'System':
-        "The same system with every setting decided, for photos of this side; see `Lead`."
-        lead = Lead(side, side)
+    def following(self, side: int, photos: int = 10_582) -> 'System':
+        "The same system with every setting decided, for so many photos of this side; see `Lead`."
+        lead = Lead(side, side, photos=photos)
         classifier = self.classifier
         if classifier is not None:
             classifier = classifier.following(lead)
-            lead = Lead(side, classifier.training.crop, classifier.backbone, classifier)
+            trained = classifier if 'classify' in stages_of(self) else None
+            lead = Lead(side, classifier.training.crop, classifier.backbone, trained, photos)
         return dataclasses.replace(
             self, classifier=classifier, refiner=self.refiner.following(lead),
             segmenter=self.segmenter.following(lead))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGE', 'describe', 'train_network', 'classify', 'is_measured', 'write_maps', 'cams', 'PseudoMasks', 'walk',
            'has_walked', 'walked_background', 'choose_again', 'note_score', 'refine', 'refine_new', 'measure_new_masks',
-           'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run',
+           'finish_of', 'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run',
            'branch_config', 'branch', 'take_over', 'finished_files', 'handed_on']
 
 # %% ../nbs/45_pipeline.ipynb #7ec1f55f
@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 from torch import nn
 
+from .best_masks import FinishTagged, allowed_labels, write_both
 from .cam import CAM, StoredMaps
 from .corrections import CORRECTED, link, teaching_masks
 from .files import OURS, Fault, InputError, made_again, write_json
@@ -31,7 +32,7 @@ from .measuring import (MADE_BY, doubts_of, measure_cams, measure_masks,
                               measure_new_cams, noted, notice, require_files)
 from .methods import STAGES, RefinerMethod
 from .photos import Photos, size_at_most, write_mask
-from .prediction import grid_stride, write_masks
+from .prediction import grid_stride
 from .refiners import missing, write_labels
 from .records import environment, now
 from .run import Config, Run, start_run
@@ -281,6 +282,23 @@ def measure_new_masks(
         return {'cam': found, 'pseudo': measured | {'background': background}}
 
 # %% ../nbs/45_pipeline.ipynb #8bfd8458
+def finish_of(
+    this: Run,
+    split: str,           # one of the run's
+    todo: Sequence[int],  # places of photos in it
+) -> FinishTagged:
+    "Writes prediction and best mask of these photos."
+    photos = this.splits[split]
+    has_pseudo = split == this.train_split and 'refine' in this.stages
+    true = set()
+    if has_pseudo and this.system.refiner.use_truth:
+        true = {photos.ids[i] for i in todo if photos.truth(i) is not None}
+    allowed = {photos.ids[i]: allowed_labels(photos, i) for i in todo}
+    return FinishTagged(this.root/'predictions', this.system.prediction, None, this.classes, None,
+                        this.root/'masks', allowed, this.root/'pseudo' if has_pseudo else None,
+                        frozenset(true))
+
+# %% ../nbs/45_pipeline.ipynb #b5a863d4
 def segment(this: Run) -> None:
     "Train the segmenter on the pseudo masks, or load it."
     if not this.has('segmenter/model.safetensors'):
@@ -288,18 +306,23 @@ def segment(this: Run) -> None:
     train_network(this, 'segmenter')
 
 def predict(this: Run) -> None:
-    "Draw a mask for every photo of the run, without its tags, and measure them."
-    folder = this.root/'predictions'
+    """Draw two masks for every photo of the run, and measure them: a prediction, without its tags,
+    and the best one that there is with them."""
+    folders = {'segmentation': this.root/'predictions', 'masks': this.root/'masks'}
     for split, photos in this.splits.items():
-        todo = {photos.ids[i]: photos.path(i) for i in missing(photos, folder, '.png')}
+        todo = set()
+        for folder in folders.values():
+            todo |= set(missing(photos, folder, '.png'))
         if todo:
             segmenter = quick(this.network('segmenter'), this.machine.precision)
-            write_masks(segmenter, todo, folder, this.system.prediction, this.machine.workers,
-                        f'predictions of {split}')
+            paths = {photos.ids[i]: photos.path(i) for i in sorted(todo)}
+            write_both(segmenter, paths, finish_of(this, split, sorted(todo)),
+                       this.machine.workers, f'masks of {split}')
         process().wait_for_everyone()
-        if photos.has_truth and split not in this.metrics.get('segmentation', {}):
-            found = measure_masks(photos, folder, this.machine.workers)
-            this.record(segmentation={split: found})
+        for kind, folder in folders.items():
+            if photos.has_truth and split not in this.metrics.get(kind, {}):
+                found = measure_masks(photos, folder, this.machine.workers)
+                this.record(**{kind: {split: found}})
 
 # %% ../nbs/45_pipeline.ipynb #b4798844
 def evaluate(this: Run) -> None:
@@ -369,9 +392,9 @@ def is_done(this: Run) -> bool:
         return False
     kinds = [kind for kind, stage in (('cam', 'cams'), ('pseudo', 'refine'))
              if stage in this.stages]
-    measured = this.metrics.get('segmentation', {})
     drawn = [split for split, photos in this.splits.items() if photos.has_truth]
-    is_whole = all(split in measured for split in drawn)
+    wanted = product(('segmentation', 'masks'), drawn)
+    is_whole = all(split in this.metrics.get(kind, {}) for kind, split in wanted)
     is_new = any(is_again(this, stage) for stage in this.stages)
     return is_whole and not is_new and all(is_measured(this, kind) for kind in kinds)
 
@@ -416,7 +439,8 @@ def branch_config(
     if background is not None:
         found = replace(found, background=background)
     classifier = system.classifier
-    lead = Lead(source.side, classifier.training.crop, classifier.backbone)
+    lead = Lead(source.side, classifier.training.crop, classifier.backbone,
+                photos=source.learned)
     changed = replace(system, cams=found, refiner=refiner.following(lead))
     return replace(source.config, out=out, system=changed, workers=workers)
 

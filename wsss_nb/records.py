@@ -113,7 +113,8 @@ def is_said(value: Any) -> bool:
 
 # %% ../nbs/38_records.ipynb #a682cba3
 MEASURED: dict[str, Callable[[Any], bool]] = {   # kind -> whether an entry of it is right
-    'cam': is_report, 'walked': is_report, 'pseudo': is_report, 'segmentation': is_report,
+    'cam': is_report, 'walked': is_report, 'pseudo': is_report, 'masks': is_report,
+    'segmentation': is_report,
     'without CRF': is_report, 'with CRF': is_report,
     'seconds': is_seconds, 'stages': is_table, 'made_with': is_made, 'noticed': is_said}
 PUT_BACK = 'Put it back from a copy, or start a new run in another folder'
@@ -151,7 +152,7 @@ def is_counts(value: Any) -> bool:
     return is_table(value) and all(type(n) is int and n > 0 for n in value.values())
 
 def is_side(value: Any) -> bool:
-    "Whether it is a side as `run.whole_side` gives it."
+    "Whether it is a side as `work.whole_side` gives it."
     return type(value) is int and 32 <= value <= 512 and value % 32 == 0
 
 # %% ../nbs/38_records.ipynb #a2db673e

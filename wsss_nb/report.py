@@ -116,7 +116,7 @@ def html_table(
 
 # %% ../nbs/57_report.ipynb #f75f646d
 MEASURED = {'cam': 'CAM', 'walked': 'walked CAM', 'pseudo': 'pseudo mask',
-            'segmentation': 'segmentation'}
+            'masks': 'best mask', 'segmentation': 'segmentation'}
 
 def percent(value: float | None) -> str:
     "A share in percent; '-' where there is none."

@@ -86,7 +86,7 @@ def page_name(number: int, pages: int, stem: str) -> str:
 # %% ../nbs/43_sheets.ipynb #d20aec13
 def draw_contact(
     run: Run,
-    masks: str = 'predictions',  # folder of the masks
+    masks: str = 'masks',        # folder of the masks
     photos: int = 400,           # no more than so many, at even distances in the list of all
     columns: int = 5,
     rows: int = 8,               # of a page
@@ -104,7 +104,7 @@ def draw_contact(
     title = f'{run.root.name}: {masks} of {len(chosen)} photos'
     if len(chosen) < len(found):
         title += f' out of {len(found)}'
-    stem = 'contact' if masks == 'predictions' else f'contact-{masks}'
+    stem = 'contact' if masks == 'masks' else f'contact-{masks}'
     return write_pages(run, cells, columns, rows, side, title, stem)
 
 # %% ../nbs/43_sheets.ipynb #c093b3de
@@ -143,7 +143,8 @@ def example_cells(
         values = run.cams[i].resize(image.size[::-1]).max(0, initial=0)
         picture = Image.fromarray(overlay_map(image, values))
         cells.append((fitted(picture, side), 'CAM', ''))
-    stages = (('refine', 'pseudo', 'pseudo mask'), ('predict', 'predictions', 'prediction'))
+    stages = (('refine', 'pseudo', 'pseudo mask'), ('predict', 'masks', 'best mask'),
+              ('predict', 'predictions', 'prediction'))
     for stage, folder, title in stages:
         if stage in run.stages:
             require_files(run, folder, [photos.ids[i]])

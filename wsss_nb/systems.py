@@ -133,7 +133,8 @@ SUPERVISED_VGG = replace(
     SUPERVISED, source='Chen et al., DeepLab, TPAMI 2018, fully supervised: LargeFOV on VGG16',
     segmenter=LargeFOV(
         BackboneSettings('vgg16', frozen_stages=0, output_stride=8, dilate=True),
-        VOC_DEEPLAB.training, scales=VOC_DEEPLAB.scales, loss_stride=None))
+        VOC_DEEPLAB.training, scales=VOC_DEEPLAB.scales, loss_stride=None,
+        factor=VOC_DEEPLAB.factor, begin='weights'))
 
 # %% ../nbs/90_systems.ipynb #83dbff5a
 SYSTEMS: dict[str, System] = {

@@ -108,6 +108,7 @@ def table_line(
     line = {'run': this.root.name, 'classifier': describe_method(system.classifier),
             'refiner': system.refiner.name, 'seed': str(this.config.seed)}
     columns = {'CAM': ('cam', this.train_split), 'pseudo mask': ('pseudo', this.train_split),
+               'best mask': ('masks', this.train_split),
                'segmentation': ('segmentation', this.val_split)}
     for column, (kind, split) in columns.items():
         found = metrics.get(kind, {}).get(split)
@@ -119,7 +120,7 @@ def table_line(
 def table_mean(lines: list[dict[str, str]]) -> dict[str, str]:
     "The mean of several runs of one variant, with the standard deviation over them."
     mean = lines[0] | {'run': f'mean of {len(lines)}', 'seed': '', 'background': '', 'minutes': ''}
-    for column in ('CAM', 'pseudo mask', 'segmentation'):
+    for column in ('CAM', 'pseudo mask', 'best mask', 'segmentation'):
         numbers = [float(line[column]) for line in lines if line[column] != '-']
         mean[column] = '-' if len(numbers) < 2 else spread(numbers)
     return mean

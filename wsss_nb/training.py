@@ -69,6 +69,7 @@ OPTIMISERS = {
     'vwl': Optimiser(0.01, 1e-4),
     'seam': Optimiser(0.01, 5e-4, weight_decay=5e-4),
     'deeplab': Optimiser(2.5e-4, 0.9, weight_decay=5e-4, new_biases=20.),
+    'masks': Optimiser(1e-3, 0.9, weight_decay=5e-4, new_layers=5.),
     'adamw': Optimiser(6e-5, 0.9, weight_decay=.01, algorithm='adamw', layer_decay=.9),
 }
 
@@ -76,14 +77,15 @@ OPTIMISERS = {
 @dataclass(frozen=True)
 class TrainingSettings:
     "All that a training depends on, besides the network, the photos and the loss."
-    epochs: float = 6                  # times that each photo is seen
+    # times that each photo is seen; None follows the number of photos
+    epochs: float | None = None
     batch_size: int = 16               # photos a step, over all processes
     crop: int | None = None            # pixels a side of the crops; None follows the photos
     accumulate: int = 1                # parts that a step's photos are cut into, to save memory
     optimiser: Annotated[Optimiser, tyro.conf.arg(name='')] = OPTIMISERS['momentum']
 
     def steps(self, photos: int) -> int:
-        "How many steps the epochs are."
+        "How many steps the epochs are, which have to be decided."
         sampler = StepSampler(photos, self.batch_size, 0)
         return max(1, round(self.epochs * sampler.steps_per_epoch))
 

@@ -6,8 +6,8 @@
 __all__ = ['Positional', 'Folder', 'Stage', 'SystemName', 'Photos', 'Masks', 'Row', 'RunOptions', 'print_metrics', 'run_with',
            'DataOptions', 'do_stage', 'classify', 'cams', 'refine', 'segment', 'changed_prediction', 'predict',
            'evaluate', 'branch_with', 'shapes', 'download', 'check', 'words', 'systems', 'unchanged', 'contact',
-           'figures', 'report', 'explore', 'compare', 'storage', 'WholeSystems', 'TableA', 'TableC', 'ablation',
-           'table_with', 'export', 'submit', 'onnx', 'system_named', 'find_command']
+           'figures', 'report', 'explore', 'compare', 'storage', 'WholeSystems', 'TableA', 'TableC', 'table_with',
+           'export', 'submit', 'onnx', 'system_named', 'find_command']
 
 # %% ../nbs/91_commands.ipynb #17581cde
 import dataclasses
@@ -19,7 +19,7 @@ import tyro
 
 from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
-from . import import_masks, stand_in, tables
+from . import import_masks, plan, stand_in, tables
 from .comparison import TABLE_A, Comparison, compared
 from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
@@ -31,7 +31,8 @@ from .run import Config, Run, RunSettings
 from .settings import WORKERS, check_settings
 from .shapes import make_shapes
 from .terms import Terms
-from .systems import ABLATION, ROWS, SYSTEMS, describe_systems, known_methods, open_run
+from .systems import (ABLATION, ROWS, SYSTEMS, ablation, describe_systems, known_methods,
+                             open_run)
 from .download import download_voc2012
 from .whole_systems import TABLE_C
 
@@ -72,12 +73,16 @@ def run_with(
         options: Annotated[RunOptions, tyro.conf.arg(name='')],
         parts: Annotated[Parts, tyro.conf.arg(name='')] = Parts(),
         until: Stage = 'evaluate',   # last stage to do
+        # that the run may take: the epochs that nobody has given are made to fit; None: as usual
+        minutes: float | None = None,
         accept_changes: bool = False,   # make anew what depends on data that have changed
     ) -> None:
         """Do the whole job: classifier, CAMs, pseudo masks, segmenter, predictions, measurements.
         The same command goes on with a run that was cut off."""
         config = stand_in.begun(options.config(parts), words, known_methods())
-        pipeline.run(config, until, accept_changes)
+        if minutes is not None:
+            config = plan.within(config, minutes, known_methods())
+        pipeline.run(config, until, accept_changes, plan.print_plan)
         print_metrics(Run(config))
         print(f'{config.out}: done')
     return run
@@ -388,17 +393,6 @@ class TableC(WholeSystems):
     without and with a CRF. The folder may be that of table (a), with the same terms."""
 
 Row = Literal[tuple(ABLATION)]
-
-def ablation(
-    config: Config,               # of the runs
-    variants: tuple[str, ...],    # keys of ABLATION
-) -> dict[str, Config]:           # by row
-    "The configurations of the rows of table (b)."
-    found = {}
-    for variant in variants:
-        classifier = replace(config.system.classifier, **ABLATION[variant])
-        found[variant] = replace(config, system=replace(config.system, classifier=classifier))
-    return found
 
 # %% ../nbs/91_commands.ipynb #4b6117df
 def table_with(

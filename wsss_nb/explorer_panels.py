@@ -239,7 +239,7 @@ def pseudo_panel(explorer: Explorer, opened: Opened, view: View) -> Panel:
     return label_panel(explorer, opened, view, 'Pseudo mask of the run', labels)
 
 def best_panel(explorer: Explorer, opened: Opened, view: View) -> Panel:
-    "The best mask that the run has, by its tags, pseudo mask and segmenter (chapter 48)."
+    "The best mask that the run has, by its tags, pseudo mask and segmenter (chapter 45)."
     return label_panel(explorer, opened, view, 'Best mask of the run', opened.found['best'])
 
 def prediction_panel(explorer: Explorer, opened: Opened, view: View) -> Panel:
@@ -248,7 +248,7 @@ def prediction_panel(explorer: Explorer, opened: Opened, view: View) -> Panel:
 
 # %% ../nbs/54_explorer_panels.ipynb #783ecfc7
 def refined_labels(explorer: Explorer, opened: Opened, view: View) -> np.ndarray | str:
-    """The label map of the CAM after the CRF, as chapter 45 makes pseudo masks: on the photo, made
+    """The label map of the CAM after the CRF, as chapter 47 makes pseudo masks: on the photo, made
     smaller if it is larger than the run works on."""
     cam = opened.found['cam']
     if isinstance(cam, str):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OURS', 'GROUP', 'WORDS', 'BASELINE', 'PSA', 'IRNET', 'VOC_CLASSIFIER', 'WORDS_VOC', 'IRN_VOC', 'PSA_VOC', 'VWL_VOC',
            'SUPERVISED_SMALL', 'SUPERVISED', 'SUPERVISED_WIDE', 'SUPERVISED_VGG', 'SYSTEMS', 'SAME_ROW', 'ROWS',
-           'ABLATION', 'known_methods', 'published_training', 'open_run', 'describe_systems']
+           'ABLATION', 'known_methods', 'published_training', 'ablation', 'open_run', 'describe_systems']
 
 # %% ../nbs/90_systems.ipynb #bfc2227d
 from dataclasses import replace
@@ -29,7 +29,7 @@ from .one_stage_system import (ONE_STAGE, ONE_STAGE_DEEPLAB, ONE_STAGE_DEEPLAB_V
 from .pamr import PAMR, snapping
 from .prediction import VOC_PREDICTION
 from .refiners import DenseCRF, NoRefiner, TrueMasks
-from .run import Run, read_config
+from .run import Config, Run, read_config
 from .saliency import SaliencyLabels
 from .sc_cam import SC_CAM, SC_CAM_VOC, SubCategories
 from .seam import SEAM, SEAM_VOC, RefinedMaps, Seam
@@ -211,6 +211,18 @@ ABLATION: dict[str, dict] = {   # row -> settings of the classifier
     'VWL-L': dict(pooling='hspp', words='learned', decov=1.),
     'VWL-M': dict(pooling='hspp', words='memory'),
 }
+
+# %% ../nbs/90_systems.ipynb #99cce0bb
+def ablation(
+    config: Config,               # of the runs
+    variants: tuple[str, ...],    # keys of ABLATION
+) -> dict[str, Config]:           # by row
+    "The configurations of the rows of table (b)."
+    found = {}
+    for variant in variants:
+        classifier = replace(config.system.classifier, **ABLATION[variant])
+        found[variant] = replace(config, system=replace(config.system, classifier=classifier))
+    return found
 
 # %% ../nbs/90_systems.ipynb #2ff820f4
 def open_run(

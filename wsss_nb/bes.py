@@ -24,7 +24,7 @@ from PIL import Image
 from torch import nn
 
 from .backbones import Backbone, BackboneSettings
-from .cam import CAM, MultiScale, strided_size
+from .cam import VOC_SCALES, CAM, MultiScale, strided_size
 from .crf import refine_labels
 from .irn import IRN_RATES, BoundaryBranch, irn_labels, resized, walk_to_borders
 from .loaders import Batch, MaskedCrops, Place, made_mask, on_grid
@@ -409,4 +409,4 @@ BES_VOC = System(
     VisualWords(BackboneSettings('resnet50', 'imagenet', 16, False, 3),
                 TrainingSettings(5, 16, crop=512, optimiser=OPTIMISERS['irn']),
                 pooling='attention', words=None, long_side=(320, 512)),
-    MultiScale(merge='sum'), VOC_BES, VOC_DEEPLAB, VOC_PREDICTION)
+    MultiScale(VOC_SCALES, merge='sum'), VOC_BES, VOC_DEEPLAB, VOC_PREDICTION)

@@ -95,6 +95,7 @@ class FinishTagged(Finish):
                                  self.settings.longest)
         write_mask(self.best/f'{seen.name}.png', labels)
 
+# %% ../nbs/45_best_masks.ipynb #b5d755e4
 def write_both(
     model: nn.Module,              # see `see_photos`
     photos: Mapping[str, Path],    # name -> photo

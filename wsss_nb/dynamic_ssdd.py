@@ -22,7 +22,7 @@ from torch import nn
 
 from .affinity import VOC_AFFINITY
 from .backbones import Backbone, BackboneSettings
-from .cam import MultiScale, strided_size
+from .cam import VOC_SCALES, MultiScale, strided_size
 from .crf import lacking_crf, mean_field, softmax_energies
 from .loaders import Augmentation, Batch, MaskedCrops, Place, colours_of, on_grid
 from .methods import System
@@ -403,5 +403,5 @@ SSDD_VOC = System(
     VisualWords(replace(WIDE, frozen_stages=1),
                 TrainingSettings(15, 16, crop=448, optimiser=VOC_AFFINITY.training.optimiser),
                 pooling='gap', words=None, long_side=(448, 768)),
-    MultiScale(merge='sum'), VOC_STATIC, VOC_DYNAMIC,
+    MultiScale(VOC_SCALES, merge='sum'), VOC_STATIC, VOC_DYNAMIC,
     PredictionSettings(scales=(.5, .75, 1., 1.25, 1.5), mirror=True, crf=True))

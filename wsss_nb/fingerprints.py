@@ -350,6 +350,7 @@ def has_results(
             return True
     return False
 
+# %% ../nbs/39_fingerprints.ipynb #f39e1e86
 def files_made(
     root: Path,      # of the run
     found: Remade,   # what depends on a change

@@ -21,7 +21,7 @@ from torch import nn
 from .cam import CAM
 from .prediction import PredictionSettings
 from .settings import Methods
-from .work import Lead, Maker, Work, usual_precision
+from .work import Lead, Maker, Work, usual_crop, usual_precision
 
 # %% ../nbs/40_methods.ipynb #9c1663e7
 class ClassifierMethod(Protocol):
@@ -115,7 +115,7 @@ class System:
         lead = Lead(side, side, photos=photos)
         classifier = self.classifier
         if classifier is not None:
-            classifier = classifier.following(lead)
+            classifier = classifier.following(dataclasses.replace(lead, crop=usual_crop(side)))
             trained = classifier if 'classify' in stages_of(self) else None
             lead = Lead(side, classifier.training.crop, classifier.backbone, trained, photos)
         return dataclasses.replace(

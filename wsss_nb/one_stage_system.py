@@ -110,11 +110,6 @@ def example(self: OneStage, classes: int) -> Batch:
     crop = self.training.crop
     return Batch(torch.zeros(2, 3, crop, crop), {'tags': torch.zeros(2, classes)})
 
-@patch
-def own_crop(self: OneStage, lead: Lead) -> int:
-    "Crops as large as the photos."
-    return lead.side
-
 # %% ../nbs/77_one_stage_system.ipynb #c3e0b86f
 @patch
 def loss(

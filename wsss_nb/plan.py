@@ -65,6 +65,7 @@ def learning_speed(
 
     return operations / seconds_of(step)
 
+# %% ../nbs/46_plan.ipynb #525900aa
 def looking_speed(
     this: Run,
     method: Trained,   # of its system, with every setting decided
@@ -112,6 +113,7 @@ def learns(
     return (f'{often}: {training.steps(photos):,} steps of {training.batch_size} crops of '
             f'{training.crop} pixels, on {method.backbone.name}')
 
+# %% ../nbs/46_plan.ipynb #a924c74e
 def words_of(
     this: Run,
     stage: str,   # of the run
@@ -181,6 +183,7 @@ def describe_plan(
                 '`wsss_nb run --help`, and a time with --minutes')
     return '\n'.join(said)
 
+# %% ../nbs/46_plan.ipynb #471c94d4
 def print_plan(this: Run) -> None:
     "Print the plan of a run whose first network has example batches to be timed with."
     system = this.system

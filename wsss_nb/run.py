@@ -174,7 +174,7 @@ class Run:
 
     @cached_property
     def learned(self) -> int:
-        "How many photos are learned from; as the run wrote it down. Raises `InputError` as needed."
+        "How many photos are learned from; as the run wrote it down."
         if not self.written:
             return len(self.photos)
         counts = self.written['photos']

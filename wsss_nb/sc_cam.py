@@ -25,7 +25,8 @@ from torch import nn
 
 from .affinity import VOC_AFFINITY
 from .backbones import BackboneSettings
-from .cam import CAM, MultiScale, create_views, strided_size, sum_of_views
+from .cam import (VOC_SCALES, CAM, MultiScale, create_views, strided_size,
+                         sum_of_views)
 from .files import reading, whole_file
 from .kmeans import kmeans
 from .loaders import Augmentation, Batch, Place, TaggedCrops
@@ -479,4 +480,4 @@ SC_CAM_VOC = System(
         BackboneSettings('wideresnet38', 'imagenet', 8, True, 1),
         TrainingSettings(41, 16, crop=224, optimiser=OPTIMISERS['seam']),
         sub_categories=10, weight=5., long_side=(256, 512)),
-    MultiScale(background=.15, merge='sum'), VOC_AFFINITY, VOC_DEEPLAB, VOC_PREDICTION)
+    MultiScale(VOC_SCALES, .15, 'sum'), VOC_AFFINITY, VOC_DEEPLAB, VOC_PREDICTION)

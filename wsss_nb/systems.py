@@ -15,7 +15,7 @@ from pathlib import Path
 from .affinity import VOC_AFFINITY, Affinity
 from .backbones import BackboneSettings
 from .bes import BES, BES_SMALL, BES_VOC
-from .cam import MultiScale
+from .cam import VOC_SCALES, MultiScale
 from .costs import TFLOPS, expected_costs
 from .deeplab_v1 import DeepLabV1
 from .dynamic_ssdd import SSDD, SSDD_VOC, DynamicSSDD
@@ -94,7 +94,7 @@ VOC_CLASSIFIER = VisualWords(
 
 WORDS_VOC = System(
     'Ru et al., Learning Visual Words, IJCAI 2021',
-    VOC_CLASSIFIER, MultiScale(), VOC_IRN, VOC_DEEPLAB, VOC_PREDICTION)
+    VOC_CLASSIFIER, MultiScale(VOC_SCALES), VOC_IRN, VOC_DEEPLAB, VOC_PREDICTION)
 
 # %% ../nbs/90_systems.ipynb #eee0b144
 IRN_VOC = replace(
@@ -107,7 +107,7 @@ IRN_VOC = replace(
 PSA_VOC = System(
     'Ahn and Kwak, AffinityNet (PSA), CVPR 2018',
     SSDD_VOC.classifier,   # which SSDD begins with
-    MultiScale(merge='sum'), VOC_AFFINITY,
+    MultiScale(VOC_SCALES, merge='sum'), VOC_AFFINITY,
     replace(VOC_DEEPLAB, backbone=replace(VOC_DEEPLAB.backbone, name='wideresnet38')),
     VOC_PREDICTION)
 

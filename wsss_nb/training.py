@@ -77,8 +77,7 @@ OPTIMISERS = {
 @dataclass(frozen=True)
 class TrainingSettings:
     "All that a training depends on, besides the network, the photos and the loss."
-    # times that each photo is seen; None follows the number of photos
-    epochs: float | None = None
+    epochs: float | None = None        # times that each photo is seen; None follows their number
     batch_size: int = 16               # photos a step, over all processes
     crop: int | None = None            # pixels a side of the crops; None follows the photos
     accumulate: int = 1                # parts that a step's photos are cut into, to save memory

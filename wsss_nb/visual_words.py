@@ -64,10 +64,6 @@ class VisualWords(Trained):
         crop = self.training.crop
         return Batch(torch.zeros(2, 3, crop, crop), {'tags': torch.zeros(2, classes)})
 
-    def own_crop(self, lead: Lead) -> int:
-        "Crops as large as the photos."
-        return lead.side
-
 # %% ../nbs/19_visual_words.ipynb #657e9292
 COLLAPSED = 1.1   # a codebook that is less varied than so many words
 

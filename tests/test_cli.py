@@ -92,7 +92,7 @@ def test_the_overview_names_every_command_and_each_has_help(command):
 def test_help_of_a_run_shows_the_numbers_of_its_system(command):
     _, words = command('run', '--help')
     _, published = command('run', '--system', 'irn-voc', '--help')
-    assert '--classifier.epochs' in words and 'default: 6' in words
+    assert '--classifier.epochs' in words and 'default: None' in words
     assert 'resnet50' in published and 'refiner:irn' in published
 
 
@@ -158,7 +158,7 @@ def test_masks_for_annotation_tools_are_the_masks_of_the_run(
     before = files(deep)
     refused(command('export', root, '--format', 'png', '--out', 'deep/png'),
             'something here already')
-    (root/'predictions'/f'{photos.ids[0]}.png').unlink()
+    (root/'masks'/f'{photos.ids[0]}.png').unlink()
     refused(command('export', root, '--format', 'png', '--out', 'other'),
             f'{photos.ids[0]}.png', 'wsss_nb predict')
     assert files(deep) == before and not (tmp_path/'other').exists()

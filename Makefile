@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 SHAPES = data/shapes
-# Shapes look like nothing in ImageNet, so there is nothing that dilated backbones would keep.
-DEMO = --data $(SHAPES) --classifier.backbone.dilate False --segmenter.backbone.dilate False \
-	--classifier.epochs 5 --cams.scales 1 0.5 1.5 --segmenter.epochs 5 --segmenter.crop 96 \
-	--segmenter.learning-rate 0.001 --prediction.scales 1
+# Both variants learn with the same rate. Shapes look like nothing in ImageNet, so the segmenter
+# begins where the classifier ended.
+DEMO = --data $(SHAPES) --classifier.crop 160 --classifier.epochs 5 \
+	--classifier.learning-rate 0.01 --cams.scales 1 0.5 1.5 --segmenter.begin classifier \
+	--segmenter.epochs 5 --segmenter.crop 96 --segmenter.learning-rate 0.005 \
+	--segmenter.new-layers 1 --segmenter.new-biases 2 --prediction.scales 1
 
 .PHONY: install crf demo table test bench soak lab docs clean
 

@@ -21,7 +21,7 @@ from torch import nn
 from .cam import CAM
 from .prediction import PredictionSettings
 from .settings import Methods
-from .work import Lead, Maker, Work, usual_crop, usual_precision
+from .work import Lead, Maker, Work, first_backbone, usual_crop, usual_precision
 
 # %% ../nbs/40_methods.ipynb #9c1663e7
 class ClassifierMethod(Protocol):
@@ -112,7 +112,7 @@ class System:
 
     def following(self, side: int, photos: int = 10_582) -> 'System':
         "The same system with every setting decided, for so many photos of this side; see `Lead`."
-        lead = Lead(side, side, photos=photos)
+        lead = Lead(side, side, first_backbone(side), photos=photos)
         classifier = self.classifier
         if classifier is not None:
             classifier = classifier.following(dataclasses.replace(lead, crop=usual_crop(side)))

@@ -169,7 +169,7 @@ def decided_problem(content: dict) -> str | None:
     return None
 
 # %% ../nbs/38_records.ipynb #b5a91715
-FORMAT = 2   # of config.json
+FORMAT = 3   # of config.json
 
 def check_format(path: Path, written: dict) -> dict:
     "The content of a config.json. Raises `InputError` for another version's, or something else."

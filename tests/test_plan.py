@@ -1,0 +1,75 @@
+"What a run says before it begins, and what it makes of the time that it is given."
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wsss_nb.backbones import BackboneSettings
+from wsss_nb.cam import MultiScale
+from wsss_nb.files import InputError
+from wsss_nb.methods import System
+from wsss_nb.plan import describe_plan, plan_of, print_plan, undecided, within
+from wsss_nb.refiners import NoRefiner, TrueMasks
+from wsss_nb.run import Config, Run, start_run
+from wsss_nb.segmentation import DeepLab
+from wsss_nb.shapes import make_shapes
+from wsss_nb.systems import known_methods
+from wsss_nb.training import TrainingSettings
+from wsss_nb.visual_words import VisualWords
+
+RANDOM = BackboneSettings('resnet18', 'none', 16, False, 0, 'learned')
+SYSTEM = System('these tests', VisualWords(RANDOM, num_words=8), MultiScale(scales=(1.,)),
+                NoRefiner(), DeepLab())
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    make_shapes(tmp_path/'shapes', train=6, val=2, size=48)
+    return Config(tmp_path/'shapes', tmp_path/'run', system=SYSTEM, workers=0)
+
+
+def test_too_little_time_is_refused_with_what_is_needed(config):
+    with pytest.raises(InputError, match=r'0 minutes are too few .* Give at least \d'):
+        within(config, 0, known_methods())
+    assert not config.out.exists()
+
+
+def test_a_run_that_is_begun_keeps_its_epochs(config):
+    first = within(config, 500, known_methods())
+    start_run(first)
+    assert within(config, 1, known_methods()) == first
+    given = replace(SYSTEM.classifier, training=TrainingSettings(epochs=3))
+    other = replace(config, system=replace(SYSTEM, classifier=given))
+    again = within(other, 1, known_methods()).system
+    assert again.classifier.training.epochs == 3          # what is asked for isn't overruled
+    assert again.segmenter.training.epochs == first.system.segmenter.training.epochs
+
+
+def test_a_run_without_a_classifier_has_a_plan(config, capsys):
+    system = replace(SYSTEM, classifier=None, cams=None, refiner=TrueMasks(),
+                     segmenter=DeepLab(RANDOM))
+    this = Run(replace(config, system=system))
+    assert [part.stage for part in plan_of(this)] == ['refine', 'segment', 'predict', 'evaluate']
+    assert undecided(system) == ['segmenter']
+    print_plan(this)
+    said = capsys.readouterr().out
+    assert '6 photos of' in said and 'sees each photo' in said and 'in all' in said
+
+
+def test_a_classifier_that_cannot_be_timed_has_no_plan(config, capsys):
+    class Other:
+        name = 'other'
+        role = 'classifier'
+        backbone = RANDOM
+        training = TrainingSettings(epochs=1, crop=32)
+
+        def following(self, lead):
+            return self
+
+    print_plan(Run(replace(config, system=replace(SYSTEM, classifier=Other()))))
+    assert capsys.readouterr().out == ''
+
+
+def test_the_plan_says_when_it_will_be_over(config):
+    this = Run(config)
+    assert 'until ' in describe_plan(this, plan_of(this)).splitlines()[-1]

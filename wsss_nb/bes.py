@@ -399,7 +399,8 @@ def spread(
 # %% ../nbs/73_bes.ipynb #06e39195
 BES_SMALL = System(
     'Chen et al., Boundary Exploration (BES), ECCV 2020, in small',
-    VisualWords(pooling='attention', words=None), MultiScale(merge='sum'), BES(), DeepLab())
+    VisualWords(training=TrainingSettings(), pooling='attention', words=None),
+    MultiScale(merge='sum'), BES(), DeepLab())
 
 VOC_BES = BES(training=TrainingSettings(3, 16, crop=512, optimiser=OPTIMISERS['irn']),
               scores=(.30, .07), betas=(5.,), window=13, crf=False)

@@ -8,16 +8,15 @@ __all__ = ['allowed_labels', 'shares', 'opinions', 'best_labels', 'FinishTagged'
 # %% ../nbs/45_best_masks.ipynb #a1f911e2
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 from torch import nn
 
 from .crf import has_crf, refine_probabilities
-from .photos import IGNORE, Photos, at_most, read_image, read_mask, write_mask
-from .prediction import (Finish, PredictionSettings, Seen, see_photos, strongest_labels,
-                                strongest_rows)
+from .photos import Photos, at_most, read_image, read_mask, write_mask
+from .prediction import Finish, Seen, see_photos, strongest_labels, strongest_rows
 from .run import Run
 from .work import in_workers
 

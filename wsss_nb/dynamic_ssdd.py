@@ -382,7 +382,7 @@ def sharpened(
 # %% ../nbs/79_dynamic_ssdd.ipynb #ab145ee8
 SSDD = System(
     'Shimoda and Yanai, SSDD, ICCV 2019, in small',
-    VisualWords(pooling='gap', words=None), MultiScale(),
+    VisualWords(training=TrainingSettings(), pooling='gap', words=None), MultiScale(),
     StaticSSDD(detection=Detection(threshold=.25), bias=.4, beta=0.), DynamicSSDD())
 
 # %% ../nbs/79_dynamic_ssdd.ipynb #0b81627d

@@ -100,7 +100,8 @@ class Explorer:
 
     def is_made(self, kind: str, split: str) -> bool:
         "Whether the run makes a kind of file for the photos of a split."
-        return kind in self.kinds and (kind == 'prediction' or split == self.run.train_split)
+        is_of_all = kind in ('prediction', 'best')
+        return kind in self.kinds and (is_of_all or split == self.run.train_split)
 
 # %% ../nbs/53_explorer.ipynb #f49777c5
 @patch

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Mapping, NamedTuple, Sequence
+from typing import Annotated, ClassVar, Literal, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import torch

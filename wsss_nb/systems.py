@@ -36,7 +36,7 @@ from .seam import SEAM, SEAM_VOC, RefinedMaps, Seam
 from .segmentation import VOC_DEEPLAB, DeepLab, LargeFOV
 from .settings import WORKERS, Methods
 from .static_ssdd import StaticSSDD
-from .training import OPTIMISERS, Optimiser, TrainingSettings
+from .training import OPTIMISERS, TrainingSettings
 from .visual_words import VisualWords
 
 # %% ../nbs/90_systems.ipynb #838856f9
@@ -68,12 +68,11 @@ def known_methods() -> Methods:
 # %% ../nbs/90_systems.ipynb #13814db8
 WORDS = System(
     'Ru et al., Learning Visual Words, IJCAI 2021, in small',
-    VisualWords(training=TrainingSettings(optimiser=Optimiser(.004))),
-    MultiScale(), snapping(), DeepLab())
+    VisualWords(), MultiScale(), snapping(), DeepLab())
 
 BASELINE = replace(
     WORDS, source='The baseline of Ru et al., IJCAI 2021, in small',
-    classifier=VisualWords(pooling='gap', words=None))
+    classifier=VisualWords(training=TrainingSettings(), pooling='gap', words=None))
 
 # %% ../nbs/90_systems.ipynb #c2b746af
 PSA = replace(BASELINE, source='Ahn and Kwak, AffinityNet (PSA), CVPR 2018, in small',

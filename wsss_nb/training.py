@@ -10,8 +10,6 @@ __all__ = ['OPTIMISERS', 'BACKBONE_RATES', 'BAR', 'CHECKPOINT', 'LOWER', 'Loss',
            'Training', 'train']
 
 # %% ../nbs/13_training.ipynb #82affda0
-import math
-import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -69,6 +67,7 @@ OPTIMISERS = {
     'vwl': Optimiser(0.01, 1e-4),
     'seam': Optimiser(0.01, 5e-4, weight_decay=5e-4),
     'deeplab': Optimiser(2.5e-4, 0.9, weight_decay=5e-4, new_biases=20.),
+    'words': Optimiser(0.004, 0.9),
     'masks': Optimiser(1e-3, 0.9, weight_decay=5e-4, new_layers=5.),
     'adamw': Optimiser(6e-5, 0.9, weight_decay=.01, algorithm='adamw', layer_decay=.9),
 }

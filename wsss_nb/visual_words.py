@@ -7,9 +7,10 @@ __all__ = ['COLLAPSED', 'VisualWords', 'count_words', 'wrong_sides', 'AsBaseline
 
 # %% ../nbs/19_visual_words.ipynb #20394102
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+import tyro
 from fastcore.basics import patch
 from torch import nn
 
@@ -19,7 +20,7 @@ from .loaders import Augmentation, Batch, TaggedCrops
 from .photos import evenly
 from .pooling import POOLINGS, Pooling
 from .settings import negative, not_among, not_positive
-from .training import At
+from .training import OPTIMISERS, At, TrainingSettings
 from .work import Lead, Trained, Work, photo_pixels
 
 # %% ../nbs/19_visual_words.ipynb #58169770
@@ -29,6 +30,8 @@ class VisualWords(Trained):
     name: ClassVar[str] = 'words'
     role: ClassVar[str] = 'classifier'
     title: ClassVar[str] = 'classifier'
+    training: Annotated[TrainingSettings, tyro.conf.arg(name='')] = TrainingSettings(
+        optimiser=OPTIMISERS['words'])
     # makes one feature vector of a photo's map, for its tags; the baseline has gap
     pooling: Pooling = 'hspp'
     # visual words: a learned codebook, a memory bank (VWL-M), or None, as in the baseline

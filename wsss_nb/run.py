@@ -179,7 +179,8 @@ class Run:
             return len(self.photos)
         counts = self.written['photos']
         if self.train_split not in counts:
-            problem = f'it counts the photos of {", ".join(counts)}, not those of {self.train_split}'
+            there = ', '.join(counts)
+            problem = f'it counts the photos of {there}, not those of {self.train_split}'
             raise InputError(Fault(self.root/'config.json', problem, PUT_BACK))
         return counts[self.train_split]
 

@@ -109,8 +109,9 @@ def learns(
     "What a training does, in words."
     training = method.training
     often = f'sees each photo {training.epochs:g} times'
-    return (f'{often}: {training.steps(photos):,} steps of {training.batch_size} crops of '
-            f'{training.crop} pixels, on {method.backbone.name}')
+    at_once = min(training.batch_size, photos)
+    return (f'{often}: {training.steps(photos):,} steps of {at_once} crops of {training.crop} '
+            f'pixels, on {method.backbone.name}')
 
 # %% ../nbs/46_plan.ipynb #a924c74e
 def words_of(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from test_export import with_masks
 
+from wsss_nb.best_masks import finish_of
 from wsss_nb.cli import main
 from wsss_nb.corrections import CORRECTED, teaching_masks
 from wsss_nb.export import export
@@ -228,6 +229,14 @@ def test_the_segmenter_is_given_them(run, monkeypatch):
     import_masks(run, one_corrected(run))
     with pytest.raises(Seen, match='segmenter/masks$'):
         train_network(run, 'segmenter')
+
+
+def test_best_masks_of_corrected_photos_are_the_corrected_ones(run):
+    import_masks(run, one_corrected(run))
+    name = run.photos.ids[1]
+    finish = finish_of(run, run.train_split, [1])
+    assert name in finish.true
+    assert not read_mask(finish.pseudo/f'{name}.png').any()
 
 
 def test_a_branch_takes_them_over(run):

@@ -14,10 +14,12 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from .corrections import corrected_masks, teaching_masks
 from .crf import has_crf, refine_probabilities
 from .photos import Photos, at_most, read_image, read_mask, write_mask
 from .prediction import Finish, Seen, see_photos, strongest_labels, strongest_rows
 from .run import Run
+from .training import process
 from .work import in_workers
 
 # %% ../nbs/45_best_masks.ipynb #f92995e7
@@ -115,11 +117,14 @@ def finish_of(
 ) -> FinishTagged:
     "Writes prediction and best mask of these photos."
     photos = this.splits[split]
-    has_pseudo = split == this.train_split and 'refine' in this.stages
+    pseudo = None
     true = set()
-    if has_pseudo and this.system.refiner.use_truth:
-        true = {photos.ids[i] for i in todo if photos.truth(i) is not None}
+    if split == this.train_split and 'refine' in this.stages:
+        with process().main_process_first():
+            pseudo = teaching_masks(this.root, photos.ids)
+        true |= corrected_masks(this.root, photos.ids).keys()
+        if this.system.refiner.use_truth:
+            true |= {photos.ids[i] for i in todo if photos.truth(i) is not None}
     allowed = {photos.ids[i]: allowed_labels(photos, i) for i in todo}
     return FinishTagged(this.root/'predictions', this.system.prediction, None, this.classes, None,
-                        this.root/'masks', allowed, this.root/'pseudo' if has_pseudo else None,
-                        frozenset(true))
+                        this.root/'masks', allowed, pseudo, frozenset(true))

@@ -54,6 +54,9 @@ def opinions(
     found = strongest_rows(few, size, 0, size[0]).softmax(0).numpy()
     if pseudo is None:
         return found
+    sees_nothing = not found.argmax(0).any()
+    if sees_nothing:
+        return shares(pseudo, allowed)
     return (found + shares(pseudo, allowed)) / 2
 
 # %% ../nbs/45_best_masks.ipynb #b479f9cf

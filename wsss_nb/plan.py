@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from .costs import TFLOPS, count, expected_costs
 from .crf import has_crf, refine_probabilities
@@ -137,7 +138,7 @@ def words_of(
 # %% ../nbs/46_plan.ipynb #7aef1bf9
 def plan_of(this: Run) -> list[Planned]:
     """The stages of a run, with the minutes that they are expected to take: right within a factor
-    of two or so. It takes some seconds to find out."""
+    of two or so. It takes some seconds to find out. Every process has to come here."""
     system = this.system
     first = system.segmenter if system.classifier is None else system.classifier
     speeds = {'looks': looking_speed(this, first), 'learns': learning_speed(this, first)}
@@ -155,7 +156,9 @@ def plan_of(this: Run) -> list[Planned]:
             speed = speeds['looks' if stage in ('cams', 'predict') else 'learns']
             seconds += costs[stage].hours * 3.6e15 * TFLOPS / speed
         found.append(Planned(stage, words_of(this, stage), seconds / 60))
-    return found
+    shared = [found]   # several processes go by the clock of one
+    broadcast_object_list(shared)
+    return shared[0]
 
 # %% ../nbs/46_plan.ipynb #a63c2ca0
 def minutes_in_words(minutes: float) -> str:
@@ -188,8 +191,11 @@ def print_plan(this: Run) -> None:
     "Print the plan of a run whose first network has example batches to be timed with."
     system = this.system
     first = system.segmenter if system.classifier is None else system.classifier
-    if process().is_main_process and isinstance(first, Trained):
-        print(describe_plan(this, plan_of(this)), flush=True)
+    if not isinstance(first, Trained):
+        return
+    plan = plan_of(this)   # of all processes, as some losses ask the others
+    if process().is_main_process:
+        print(describe_plan(this, plan), flush=True)
 
 # %% ../nbs/46_plan.ipynb #1f189c54
 MOST = 3.    # times as many epochs as usual

@@ -29,8 +29,8 @@ from .methods import System
 from .photos import IGNORE
 from .prediction import PredictionSettings
 from .random_walk import pair_mean
-from .segmentation import LearnsMasks, pixel_loss, wrong_range
-from .settings import negative, not_positive, sentences
+from .segmentation import LearnsMasks, pixel_loss
+from .settings import negative, not_positive, sentences, wrong_range
 from .ssdd import (DifferenceNet, SegmentationHead, difference_loss, difference_map,
                           find_flags, merge, merge_weight, shallow_stage, wide_dilation)
 from .static_ssdd import SSDD_OPTIMISER, Detection, StaticSSDD

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from .best_masks import finish_of, write_both
+from .best_masks import finish_of
 from .cam import CAM, StoredMaps
 from .corrections import CORRECTED, link, teaching_masks
 from .files import OURS, Fault, InputError, made_again, write_json
@@ -32,7 +32,7 @@ from .measuring import (MADE_BY, doubts_of, measure_cams, measure_masks,
                               measure_new_cams, noted, notice, require_files)
 from .methods import STAGES, RefinerMethod
 from .photos import Photos, size_at_most, write_mask
-from .prediction import grid_stride
+from .prediction import finish_photos, grid_stride
 from .refiners import missing, write_labels
 from .records import environment, now
 from .run import Config, Run, start_run
@@ -299,8 +299,8 @@ def predict(this: Run) -> None:
         if todo:
             segmenter = quick(this.network('segmenter'), this.machine.precision)
             paths = {photos.ids[i]: photos.path(i) for i in sorted(todo)}
-            write_both(segmenter, paths, finish_of(this, split, sorted(todo)),
-                       this.machine.workers, f'masks of {split}')
+            finish_photos(segmenter, paths, finish_of(this, split, sorted(todo)),
+                          this.machine.workers, f'masks of {split}')
         process().wait_for_everyone()
         for kind, folder in folders.items():
             if photos.has_truth and split not in this.metrics.get(kind, {}):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'MOST', 'LEAST', 'ROLES', 'seconds_of', 'learning_speed', 'looking_speed', 'crf_seconds', 'Planned',
-           'learns', 'words_of', 'plan_of', 'minutes_in_words', 'describe_plan', 'print_plan', 'undecided',
+           'learns', 'words_of', 'first_of', 'plan_of', 'minutes_in_words', 'describe_plan', 'print_plan', 'undecided',
            'with_epochs', 'share_of_epochs', 'within']
 
 # %% ../nbs/46_plan.ipynb #0a825cce
@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 
@@ -23,7 +24,7 @@ from .methods import Methods, System
 from .photos import at_most, median_long_side
 from .run import Config, Run, read_config
 from .training import At, device, process
-from .work import Trained, quick
+from .work import DTYPES, Trained, quick
 
 # %% ../nbs/46_plan.ipynb #d28a5631
 def seconds_of(
@@ -54,11 +55,10 @@ def learning_speed(
     with torch.device(device()):
         network = method.network(classes).train()
         batch = method.example(classes)
-    kind = torch.bfloat16 if this.precision == 'bf16' else torch.float16
     is_mixed = this.precision != 'no'
 
     def step() -> None:
-        with torch.autocast(device().type, kind, enabled=is_mixed):
+        with torch.autocast(device().type, DTYPES[this.precision], enabled=is_mixed):
             loss = method.loss(network, batch, last)['total']
         loss.backward()
         loss.item()
@@ -93,7 +93,7 @@ def crf_seconds(this: Run) -> float:
     if not has_crf():
         return 0.
     image = at_most(this.photos.image(0), this.config.longest)
-    alike = torch.full((LABELS, image.height, image.width), 1 / LABELS).numpy()
+    alike = np.full((LABELS, image.height, image.width), 1 / LABELS, np.float32)
     return seconds_of(lambda: refine_probabilities(image, alike), 1)
 
 # %% ../nbs/46_plan.ipynb #93afd1a6
@@ -136,11 +136,15 @@ def words_of(
     return f'trains {method.name}'
 
 # %% ../nbs/46_plan.ipynb #7aef1bf9
+def first_of(system: System) -> Any:
+    "The method that trains the first network of a system."
+    return system.segmenter if system.classifier is None else system.classifier
+
 def plan_of(this: Run) -> list[Planned]:
     """The stages of a run, with the minutes that they are expected to take: right within a factor
     of two or so. It takes some seconds to find out. Every process has to come here."""
     system = this.system
-    first = system.segmenter if system.classifier is None else system.classifier
+    first = first_of(system)
     speeds = {'looks': looking_speed(this, first), 'learns': learning_speed(this, first)}
     long = min(this.config.longest, round(median_long_side(this.photos)))
     others = sum(map(len, this.splits.values())) - len(this.photos)
@@ -180,7 +184,7 @@ def describe_plan(
         said.append(f'  {part.stage:9}{part.does}; {minutes_in_words(part.minutes)}')
     minutes = sum(part.minutes for part in plan)
     end = datetime.now() + timedelta(minutes=minutes)
-    precision = {'no': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}[this.precision]
+    precision = str(DTYPES[this.precision]).removeprefix('torch.')
     said.append(f'  in all {minutes_in_words(minutes)} on this machine ({device().type}, '
                 f'{precision}), until {end:%H:%M} or so; each setting can be given, see '
                 '`wsss_nb run --help`, and a time with --minutes')
@@ -189,9 +193,7 @@ def describe_plan(
 # %% ../nbs/46_plan.ipynb #471c94d4
 def print_plan(this: Run) -> None:
     "Print the plan of a run whose first network has example batches to be timed with."
-    system = this.system
-    first = system.segmenter if system.classifier is None else system.classifier
-    if not isinstance(first, Trained):
+    if not isinstance(first_of(this.system), Trained):
         return
     plan = plan_of(this)   # of all processes, as some losses ask the others
     if process().is_main_process:

@@ -6,7 +6,8 @@
 __all__ = ['STRIP', 'CRF_BYTES', 'VOC_PREDICTION', 'window_weights', 'windows', 'Window', 'photo_windows',
            'straight_and_mirrored', 'grid_stride', 'window_logits', 'PredictionSettings', 'scaled', 'logits_of',
            'scaled_photo', 'prediction_maker', 'predict_logits', 'resized_rows', 'strongest_rows', 'strongest_labels',
-           'check_crf', 'finish_labels', 'predict_labels', 'Seen', 'Finish', 'NamedPhotos', 'see_photos', 'write_masks']
+           'check_crf', 'finish_labels', 'predict_labels', 'Seen', 'Finish', 'NamedPhotos', 'see_photos',
+           'finish_photos', 'write_masks']
 
 # %% ../nbs/32_prediction.ipynb #b6a3d8db
 import math
@@ -330,7 +331,10 @@ class Finish:
     kept: Mapping[str, Sequence[int]] | None   # name -> labels that it may have; None: any
 
     def __call__(self, seen: Seen) -> None:
-        image = read_image(seen.photo)
+        self.write(seen, read_image(seen.photo))
+
+    def write(self, seen: Seen, image: Image.Image) -> None:
+        "Write what is made of a photo, which is read once."
         kept = None if self.kept is None else self.kept[seen.name]
         labels = finish_labels(seen.logits, image, self.settings, kept)
         if self.overlays:
@@ -362,6 +366,18 @@ def see_photos(
         yield Seen(name, photos[name], logits)
 
 # %% ../nbs/32_prediction.ipynb #83e7925b
+def finish_photos(
+    model: nn.Module,              # see `window_logits`
+    photos: Mapping[str, Path],    # name -> photo
+    finish: Finish,                # what is made of each
+    workers: int,                  # processes that read, and as many that write; 0: none
+    what: str,                     # for the progress bar
+) -> None:
+    "Let the network see photos, and finish each. Raises `InputError` as `see_photos` does."
+    seen = see_photos(model, photos, finish.settings, workers)
+    for _ in in_workers(finish, seen, workers, what, len(photos)):
+        pass
+
 def write_masks(
     model: nn.Module,              # see `window_logits`
     photos: Mapping[str, Path],    # name -> photo
@@ -375,10 +391,8 @@ def write_masks(
 ) -> None:
     """Write the mask of every photo. Raises `InputError` for a photo that can't be read or is too
     large for a CRF; masks that are written by then stay."""
-    seen = see_photos(model, photos, settings, workers)
     finish = Finish(Path(masks), settings, overlays, classes, kept)
-    for _ in in_workers(finish, seen, workers, what, len(photos)):
-        pass
+    finish_photos(model, photos, finish, workers, what)
 
 # %% ../nbs/32_prediction.ipynb #c00e5405
 VOC_PREDICTION = PredictionSettings(scales=(.5, .75, 1.), crf=True)

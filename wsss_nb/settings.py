@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Methods', 'FOREIGN', 'HARMLESS', 'WORKERS', 'sentences', 'not_positive', 'negative', 'not_among', 'wrong_scales',
-           'beyond', 'no_numbers', 'all_faults', 'check_settings', 'method_name', 'later', 'is_silent', 'to_json',
-           'of_union', 'of_tuple', 'of_type', 'from_json', 'known_method', 'differences', 'absent_files',
+           'wrong_range', 'beyond', 'no_numbers', 'all_faults', 'check_settings', 'method_name', 'later', 'is_silent',
+           'to_json', 'of_union', 'of_tuple', 'of_type', 'from_json', 'known_method', 'differences', 'absent_files',
            'check_environment', 'process', 'device', 'is_shared', 'usual_workers']
 
 # %% ../nbs/07_settings.ipynb #1cb7f009
@@ -77,6 +77,17 @@ def wrong_scales(
     if values and all(1 / 16 <= value <= 4 for value in values):
         return []
     return [f'{name} must be numbers from 0.0625 to 4, not {values}']
+
+def wrong_range(
+    settings: Any,   # a settings object
+    name: str,       # of a field, two numbers
+) -> list[str]:
+    "A sentence unless a field holds two scales, the first not above the second."
+    values = getattr(settings, name)
+    found = wrong_scales(settings, name)
+    if not found and values[0] > values[-1]:
+        found.append(f'{name} must begin with the smaller number, not {values}')
+    return found
 
 # %% ../nbs/07_settings.ipynb #68a8b8b6
 def beyond(

@@ -30,8 +30,8 @@ from .loaders import (Augmentation, Batch, Place, TaggedCrops, made_mask, normal
 from .metrics import ConfusionMatrix
 from .photos import Photos, at_most
 from .refiners import missing, write_labels
-from .segmentation import pixel_loss, wrong_range
-from .settings import negative, not_among, not_positive, sentences
+from .segmentation import pixel_loss
+from .settings import negative, not_among, not_positive, sentences, wrong_range
 from .ssdd import (DetectionNet, difference_loss, difference_map, find_flags, merge,
                           merge_weight)
 from .training import At, Optimiser, TrainingSettings, process, progress, whole_targets

@@ -7,7 +7,7 @@ __all__ = ['VOC_STEPS', 'VOC_DEEPLAB', 'pixel_loss', 'segmentation_loss', 'Learn
 
 # %% ../nbs/31_segmentation.ipynb #b9018c0d
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Sequence
+from typing import Annotated, ClassVar, Literal, Sequence
 
 import torch
 import torch.nn.functional as F

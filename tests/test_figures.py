@@ -11,7 +11,8 @@ from wsss_nb.cam import MultiScale
 from wsss_nb.classifier import WordClassifier
 from wsss_nb.visual_words import VisualWords
 from wsss_nb.figures import (draw_background, draw_curves, draw_faults, draw_overview,
-                             draw_segmentations, draw_variants, overview_row, read_log)
+                             draw_segmentations, draw_variants, read_log, tagged_row,
+                             unseen_row)
 from wsss_nb.files import InputError
 from wsss_nb.methods import System
 from wsss_nb.pipeline import run
@@ -72,7 +73,8 @@ def test_a_run_without_words_has_no_figure_of_them(whole):
     (draw_background, 'cams'), (draw_faults, 'cams'), (draw_pooling, 'classify'),
     (draw_words, 'classify'), (has_words, 'classify'),
     (lambda run: draw_variants([run], run.root/'never.png'), 'cams'),
-    (lambda run: draw_overview(run, [0], run.root/'never.png'), 'cams'),
+    (lambda run: draw_overview([run], [0], [], run.root/'never.png'), 'cams'),
+    (lambda run: draw_overview([run], [], [0], run.root/'never.png'), 'predict'),
     (lambda run: draw_segmentations(run, 'val', [0], run.root/'never.png'), 'predict')])
 def test_what_is_not_there_is_named_with_the_command_that_makes_it(begun, draw, command):
     with pytest.raises(InputError, match=f'this is not there yet.*`wsss_nb {command} '):
@@ -112,15 +114,18 @@ def test_photos_without_truths_are_drawn_without_them(whole, shapes, tmp_path):
     for mask in (bare/'SegmentationClass').iterdir():
         mask.unlink()
     this = Run(replace(whole.config, data=bare))
-    assert [title for title, _ in overview_row(this, 0)][1:] == ['class activation maps', 'mask']
+    name = this.root.name
+    titles = [title for title, _ in tagged_row([this, this], 0)][1:]
+    assert titles == [f'{name}: map', f'{name}: map', f'{name}: mask', f'{name}: mask']
+    assert [title for title, _ in unseen_row([this], 'val', 0)] == ['never seen', name]
     widths = []
     for run_of in (whole, this):
-        with Image.open(draw_overview(run_of, [0, 3], tmp_path/'overview.png')) as picture:
+        with Image.open(draw_overview([run_of], [0, 3], [1], tmp_path/'overview.png')) as picture:
             widths.append(picture.width)
         with Image.open(draw_segmentations(run_of, 'val', [0], tmp_path/'masks.png')) as picture:
             widths.append(picture.width)
         draw_variants([run_of], tmp_path/'variants.png', photos=2)
-    assert widths == [4 * 264, 3 * 240, 3 * 264, 2 * 240]
+    assert widths == [4 * 216, 3 * 240, 3 * 216, 2 * 240]
     for draw in (draw_background, draw_faults):
         with pytest.raises(InputError, match='not every photo has a mask'):
             draw(this)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['plot_scores', 'plot_classes', 'draw_background', 'too_little', 'too_much', 'draw_fault', 'draw_faults', 'draw_map',
-           'draw_variants', 'photo_and_masks', 'draw_segmentations', 'overview_row', 'draw_overview', 'read_log',
-           'plot_log', 'draw_curves']
+           'draw_variants', 'photo_and_masks', 'draw_segmentations', 'tagged_row', 'unseen_row', 'draw_overview',
+           'read_log', 'plot_log', 'draw_curves']
 
 # %% ../nbs/51_figures.ipynb #64c4ed6e
 from pathlib import Path
@@ -204,44 +204,64 @@ def draw_segmentations(
     return path
 
 # %% ../nbs/51_figures.ipynb #28a70faf
-def overview_row(
-    run: Run,
-    i: int,            # place in the training list
+def tagged_row(
+    runs: Sequence[Run],   # of the same photos, with CAMs and masks
+    i: int,                # place in the training list
 ) -> list[tuple[str, Image.Image | np.ndarray]]:   # titles and pictures
-    "A photo, and its maps and masks over it."
-    image = run.photos.image(i)
-    labels = made_mask(run.root/'pseudo'/f'{run.photos.ids[i]}.png', len(run.classes), image.size)
-    values = run.cams[i].resize().max(0, initial=0)
-    row = [
-        (tag_names(run.photos, i), image),
-        ('class activation maps', overlay_map(image, values)),
-        ('mask', overlay(image, labels)),
-    ]
-    truth = run.photos.truth(i)
+    "A photo with its tags, every run's maps and masks over it, and the truth if there is one."
+    photos = runs[0].photos
+    image = photos.image(i)
+    row = [(tag_names(photos, i), image)]
+    for run in runs:
+        values = run.cams[i].resize().max(0, initial=0)
+        row.append((f'{run.root.name}: map', overlay_map(image, values)))
+    for run in runs:
+        path = run.root/'masks'/f'{photos.ids[i]}.png'
+        labels = made_mask(path, len(run.classes), image.size)
+        row.append((f'{run.root.name}: mask', overlay(image, labels)))
+    truth = photos.truth(i)
     if truth is not None:
         row.append(('truth', overlay(image, truth)))
     return row
 
+# %% ../nbs/51_figures.ipynb #95dd0b1e
+def unseen_row(
+    runs: Sequence[Run],   # of the same photos, with predictions of `split`
+    split: str,            # a list that nothing was learned from
+    i: int,                # place in it
+) -> list[tuple[str, Image.Image | np.ndarray]]:   # titles and pictures
+    "A photo that was never learned from, every run's prediction, and the truth if there is one."
+    row = [('never seen', runs[0].splits[split].image(i))]
+    truth = []
+    for run in runs:
+        image, masks = photo_and_masks(run, split, i)
+        (title, labels), *truth = masks.items()
+        row.append((title.replace('prediction', run.root.name), overlay(image, labels)))
+    row.extend((title, overlay(image, labels)) for title, labels in truth)
+    return row
+
 # %% ../nbs/51_figures.ipynb #2063ca5b
 def draw_overview(
-    run: Run,            # with pseudo masks
-    photos: Sequence[int],  # places in the training list
-    path: Path,          # of the PNG file
-    dark: bool = False,  # for dark pages
+    runs: Sequence[Run],     # finished, of the same photos
+    tagged: Sequence[int],   # places in the training list
+    unseen: Sequence[int],   # places in the list val
+    path: Path,              # of the PNG file
+    dark: bool = False,      # for dark pages
 ) -> Path:
-    "From photo to mask, a row a photo. Raises `InputError` where a stage is missing."
-    ids = [run.photos.ids[i] for i in photos]
-    require_files(run, 'cams', ids)
-    require_files(run, 'pseudo', ids)
-    rows = [overview_row(run, i) for i in photos]
+    "From tags to masks, a row a photo. Raises `InputError` where a stage is missing."
+    for run in runs:
+        for kind in ('cams', 'masks'):
+            require_files(run, kind, [run.photos.ids[i] for i in tagged])
+        require_files(run, 'predictions', [run.splits['val'].ids[i] for i in unseen])
+    rows = [tagged_row(runs, i) for i in tagged]
+    rows += [unseen_row(runs, 'val', i) for i in unseen]
     columns = max(map(len, rows))
-    with drawing(path, len(rows), columns, 2.2, 1.7, dark) as axes:
+    with drawing(path, len(rows), columns, 1.8, 1.55, dark) as axes:
         for axis in axes.flat:
             axis.axis('off')
-        for number, row in enumerate(rows):
-            for column, (title, picture) in enumerate(row):
-                named = number == 0 or column == 0
-                show(axes[number, column], picture, title if named else '')
+        for axis_row, row in zip(axes, rows):
+            for axis, (title, picture) in zip(axis_row, row):
+                show(axis, picture, title)
     return path
 
 # %% ../nbs/51_figures.ipynb #15a2a4dd

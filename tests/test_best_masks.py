@@ -8,6 +8,7 @@ import pytest
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.best_masks import allowed_labels
 from wsss_nb.cam import MultiScale
+from wsss_nb.measuring import evaluate_elsewhere, likely_in
 from wsss_nb.methods import System
 from wsss_nb.photos import read_mask
 from wsss_nb.pipeline import run
@@ -41,6 +42,20 @@ def test_best_masks_of_all_photos_keep_to_their_tags(tmp_path):
             labels = read_mask(this.root/'masks'/f'{name}.png')
             assert labels.shape == photos.image(i).size[::-1]
             assert set(np.unique(labels)) <= set(allowed_labels(photos, i))
+
+
+def test_predictions_keep_to_what_the_classifier_finds_likely(tmp_path):
+    one = PredictionSettings(scales=(1.,), likely=.999)
+    this = begun(tmp_path, prediction=one)
+    for split, photos in this.splits.items():
+        paths = {name: photos.path(i) for i, name in enumerate(photos.ids)}
+        likely = likely_in(this, paths, one, 0)
+        for name in photos.ids:
+            assert len(likely[name]) == 2
+            labels = read_mask(this.root/'predictions'/f'{name}.png')
+            assert set(np.unique(labels)) <= set(likely[name])
+    elsewhere = evaluate_elsewhere(this, this.splits['val'], 'val')
+    assert elsewhere['segmentation'] == {'val': this.metrics['segmentation']['val']}
 
 
 @pytest.mark.parametrize('refiner', (TrueMasks(), NoRefiner(use_truth=True)))

@@ -54,6 +54,7 @@ def refused(capsys):
     ('--seed', '12345678901234567890123', 'seed must be less than 9,223'),
     ('--seed', -1, 'seed must be 0 or more'),
     ('--cams.scales', '0.001', 'scales must be numbers from 0.0625 to 4'),
+    ('--prediction.likely', 1, 'likely must be from 0 to below 1'),
     ('--prediction.scales', 'nan', 'scales must be numbers from 0.0625 to 4'),
     ('--workers', 100_000, 'workers must be 256 at most'),
     ('--longest', 10 ** 9, 'longest must be less than 1,000,000'),

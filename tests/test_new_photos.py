@@ -176,3 +176,17 @@ def test_masks_with_other_tags_are_other_masks(run, folder, tmp_path):
     assert not read_mask(tmp_path/'out'/'masks'/'Käfer 1.png').any()
     with pytest.raises(InputError, match='photos are not those asked for'):
         predict_photos(run, found, tmp_path/'out', ONCE, workers=0)
+
+
+def test_masks_keep_to_what_the_classifier_finds_likely(run, folder, tmp_path):
+    found = find_photos([folder])
+    free = ONCE
+    predict_photos(run, found, tmp_path/'free', free, workers=0)
+    strict = replace(ONCE, likely=.99)    # an untrained classifier is sure of nothing
+    predict_photos(run, found, tmp_path/'out', strict, workers=1)
+    record = read_json(tmp_path/'out'/'predictions.json')
+    for name, photo in record['photos'].items():
+        assert len(photo['labels']) == 2 and photo['labels'][0] == 0
+        labels = read_mask(tmp_path/'out'/'masks'/f'{name}.png')
+        assert set(np.unique(labels)) <= set(photo['labels'])
+    assert 'labels' not in read_json(tmp_path/'free'/'predictions.json')['photos']['turned']

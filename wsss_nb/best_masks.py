@@ -15,6 +15,7 @@ from PIL import Image
 
 from .corrections import corrected_masks, teaching_masks
 from .crf import has_crf, refine_probabilities
+from .measuring import likely_in
 from .photos import Photos, at_most, read_mask, write_mask
 from .prediction import Finish, Seen, strongest_labels, strongest_rows
 from .run import Run
@@ -102,7 +103,7 @@ def finish_of(
     split: str,           # one of the run's
     todo: Sequence[int],  # places of photos in it
 ) -> FinishTagged:
-    "Writes prediction and best mask of these photos."
+    """Writes prediction and best mask of these photos. Raises `InputError` as `likely_in` does."""
     photos = this.splits[split]
     pseudo = None
     true = set()
@@ -113,5 +114,8 @@ def finish_of(
         if this.system.refiner.use_truth:
             true |= {photos.ids[i] for i in todo if photos.truth(i) is not None}
     allowed = {photos.ids[i]: allowed_labels(photos, i) for i in todo}
-    return FinishTagged(this.root/'predictions', this.system.prediction, None, this.classes, None,
+    settings = this.system.prediction
+    paths = {photos.ids[i]: photos.path(i) for i in todo}
+    kept = likely_in(this, paths, settings, this.machine.workers)
+    return FinishTagged(this.root/'predictions', settings, None, this.classes, kept,
                         this.root/'masks', allowed, pseudo, frozenset(true))

@@ -158,13 +158,15 @@ def predict(
     scales: tuple[float, ...] | None = None, # of the photo; None: those of the run
     mirror: bool | None = None,              # look at the mirror image, too; None: as the run does
     crf: bool | None = None,                 # refine with a dense CRF; None: as the run does
+    likely: float | None = None,             # leave out classes that its classifier finds less so
     longest: int | None = None,              # longer photos are worked on at this size, pixels
     window: int | None = None,               # larger ones are predicted in windows, pixels a side
     workers: int = WORKERS,                  # processes that read and write; same results
 ) -> None:
     """Draw a mask for every photo of a run; or for any photos, with the segmenter of a finished
     run. The same command goes on where it was cut off."""
-    asked = dict(scales=scales, mirror=mirror, crf=crf, longest=longest, window=window)
+    asked = dict(scales=scales, mirror=mirror, crf=crf, likely=likely, longest=longest,
+                 window=window)
     given = [value for value in asked.values() if value is not None]
     if not photos:
         if out or coco or tags or given:
@@ -191,6 +193,7 @@ def evaluate(
     scales: tuple[float, ...] | None = None,   # of the predictions there; None: those of the run
     mirror: bool | None = None,   # look at mirror images there, too; None: as the run does
     crf: bool | None = None,      # refine predictions there with a CRF; None: as the run does
+    likely: float | None = None,  # leave out classes that the classifier finds less likely, 0..1
 ) -> None:
     "Measure a run and draw its figures; or measure it on another folder of the same classes."
     if data is None:
@@ -202,7 +205,7 @@ def evaluate(
     if out and not out.absolute().parent.is_dir():
         raise InputError(f'{out}: its folder is not there; make it first')
     run = open_run(root)
-    settings = changed_prediction(run, scales=scales, mirror=mirror, crf=crf)
+    settings = changed_prediction(run, scales=scales, mirror=mirror, crf=crf, likely=likely)
     photos = open_photos(data, split, images)
     metrics = measuring.evaluate_elsewhere(run, photos, split, settings)
     print(f'{root} on {data}, split {split}, {len(photos)} photos:')

@@ -6,7 +6,7 @@
 __all__ = ['MADE_BY', 'check_size', 'truth_of', 'count_cam', 'count_cam_of', 'thresholds_with', 'report_sweeps', 'report_cams',
            'measure_cams', 'known', 'count_mask', 'measure_masks', 'shares', 'precision_recall', 'require_truth',
            'require_same_data', 'require_files', 'cams_and_truths', 'sweep_run', 'TagScore', 'score_labels',
-           'score_tags', 'photo_miou', 'score_photos', 'measure_new_cams', 'kept', 'measure_predictions',
+           'score_tags', 'photo_miou', 'score_photos', 'measure_new_cams', 'kept', 'likely_in', 'measure_predictions',
            'check_elsewhere', 'evaluate_elsewhere', 'Storage', 'full_size', 'measure_storage', 'doubts_of', 'notice',
            'noted']
 
@@ -17,7 +17,7 @@ import tempfile
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Literal, NamedTuple
+from typing import Callable, Iterable, Iterator, Literal, Mapping, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from .fingerprints import fingerprints_of, read_fingerprints
 from .loaders import made_mask, make_again
 from .metrics import BackgroundSweep, ConfusionMatrix
 from .photos import IGNORE, Photos, evenly
-from .prediction import PredictionSettings, write_masks
+from .prediction import PredictionSettings, likely_labels, write_masks
 from .run import FINGERPRINTS, Run, changed_data, changed_fault, count_made
 from .settings import check_settings
 from .training import Diverged, process, progress
@@ -339,6 +339,20 @@ def kept(
         cam.save(folder/f'{photos.ids[i]}.npz')
         yield i, cam
 
+# %% ../nbs/42_measuring.ipynb #61f06e6b
+def likely_in(
+    run: Run,                     # with a classifier, if it is asked
+    photos: Mapping[str, Path],   # name -> photo
+    settings: PredictionSettings, # how masks are drawn
+    workers: int,                 # processes that read photos
+) -> dict[str, tuple[int, ...]] | None:   # name -> labels that it may have; None: any
+    """What a run's classifier finds likely in photos, if the settings ask for that. Raises
+    `InputError` for a run without a classifier."""
+    if not settings.likely:
+        return None
+    classifier = quick(run.network('classifier'), run.machine.precision)
+    return likely_labels(classifier, photos, settings.likely, settings.longest, workers)
+
 # %% ../nbs/42_measuring.ipynb #8de9bd48
 def measure_predictions(
     run: Run,         # with a segmenter
@@ -349,11 +363,13 @@ def measure_predictions(
     `InputError` for a run without a segmenter."""
     paths = {name: photos.path(i) for i, name in enumerate(photos.ids)}
     segmenter = quick(run.network('segmenter'), run.machine.precision)
+    workers = run.machine.workers
+    kept = likely_in(run, paths, settings, workers)
     with tempfile.TemporaryDirectory() as folder:
         masks = Path(folder)/'predictions'
         masks.mkdir()
-        write_masks(segmenter, paths, masks, settings, run.machine.workers, 'predictions')
-        return measure_masks(photos, masks, run.machine.workers)
+        write_masks(segmenter, paths, masks, settings, workers, 'predictions', kept=kept)
+        return measure_masks(photos, masks, workers)
 
 # %% ../nbs/42_measuring.ipynb #04c54725
 def check_elsewhere(run: Run, photos: Photos) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from .coco import coco_annotations, write_coco
 from .files import Fault, InputError, collecting, is_free, one_form, write_json
 from .lock import alone_in
+from .measuring import likely_in
 from .photos import (IMAGE_SUFFIXES, check_tags, read_image, read_mask,
                             read_tag_table)
 from .prediction import PredictionSettings, check_crf, write_masks
@@ -209,8 +210,11 @@ def predict_photos(
     out = Path(out)
     network = quick(run.network('segmenter'), run.machine.precision)
     settings = run.system.prediction if prediction is None else prediction
-    kept = None if tags is None else kept_labels(tags, photos, run.classes)
+    if tags is not None:
+        kept = kept_labels(tags, photos, run.classes)
     sizes = photo_sizes(photos)
+    if tags is None:
+        kept = likely_in(run, photos, settings, workers)
     for name in photos if settings.crf else ():
         check_crf(sizes[name], len(run.classes) + 1, settings.longest, photos[name])
     asked = as_asked(run, photos, sizes, settings, kept)

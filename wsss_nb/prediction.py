@@ -7,7 +7,7 @@ __all__ = ['STRIP', 'CRF_BYTES', 'VOC_PREDICTION', 'window_weights', 'windows', 
            'straight_and_mirrored', 'grid_stride', 'window_logits', 'PredictionSettings', 'scaled', 'logits_of',
            'scaled_photo', 'prediction_maker', 'predict_logits', 'resized_rows', 'strongest_rows', 'strongest_labels',
            'check_crf', 'finish_labels', 'predict_labels', 'Seen', 'Finish', 'NamedPhotos', 'see_photos',
-           'finish_photos', 'write_masks']
+           'finish_photos', 'write_masks', 'class_pixels', 'class_chances', 'likely_labels']
 
 # %% ../nbs/32_prediction.ipynb #b6a3d8db
 import math
@@ -27,7 +27,7 @@ from .files import InputError, whole_file
 from .loaders import normalise
 from .photos import at_most, image_size, read_image, write_mask
 from .pictures import draw_overlay
-from .settings import not_positive, wrong_scales
+from .settings import later, not_positive, wrong_scales
 from .work import Maker, in_workers, looking
 
 # %% ../nbs/32_prediction.ipynb #9401d074
@@ -153,6 +153,8 @@ class PredictionSettings:
     mirror: bool = False
     # refine predictions with DeepLab's dense CRF
     crf: bool = False
+    # classes that the classifier finds less likely than this can't be in a prediction; 0: all can
+    likely: float = later(0.)
     # photos with a longer side are predicted at this size, pixels
     longest: int = 1024
     # what is larger than this at a scale is predicted in overlapping windows of this side, pixels
@@ -160,7 +162,10 @@ class PredictionSettings:
 
     def faults(self) -> list[str]:
         "What can't work, as sentences."
-        return wrong_scales(self, 'scales') + not_positive(self, 'longest', 'window')
+        found = wrong_scales(self, 'scales') + not_positive(self, 'longest', 'window')
+        if not 0 <= self.likely < 1:
+            found.append(f'likely must be from 0 to below 1, not {self.likely}')
+        return found
 
     def absent(self) -> list[str]:
         "What drawing masks would lack."
@@ -378,6 +383,7 @@ def finish_photos(
     for _ in in_workers(finish, seen, workers, what, len(photos)):
         pass
 
+# %% ../nbs/32_prediction.ipynb #fa5e5fb7
 def write_masks(
     model: nn.Module,              # see `window_logits`
     photos: Mapping[str, Path],    # name -> photo
@@ -393,6 +399,45 @@ def write_masks(
     large for a CRF; masks that are written by then stay."""
     finish = Finish(Path(masks), settings, overlays, classes, kept)
     finish_photos(model, photos, finish, workers, what)
+
+# %% ../nbs/32_prediction.ipynb #6a49f46a
+def class_pixels(
+    images: Callable[[Any], Image.Image],  # name -> RGB; can be pickled
+    longest: int,                          # a longer photo is looked at in this size, pixels
+    mean: Sequence[float],                 # of the backbone, see `normalise`
+    std: Sequence[float],                  # likewise
+    name: str,
+) -> torch.Tensor:                         # float32 (3, H, W), normalised
+    "What the classifier will see of a photo."
+    return normalise(at_most(images(name), longest), mean, std)
+
+def class_chances(
+    classifier: nn.Module,   # images -> logits of the tags as `.image`, (B, C)
+    pixels: torch.Tensor,    # (3, H, W), normalised
+) -> np.ndarray:             # float32 (C,), 0..1
+    "How likely the classifier finds each class."
+    pixels = pixels.to(next(classifier.parameters()).device)
+    logits = classifier(torch.stack([pixels, pixels.flip(-1)])).image
+    return logits.float().mean(0).sigmoid().cpu().numpy()
+
+# %% ../nbs/32_prediction.ipynb #7bc08307
+def likely_labels(
+    classifier: nn.Module,         # see `class_chances`, with `.backbone.mean` and `.std`
+    photos: Mapping[str, Path],    # name -> photo
+    least: float,                  # chance of a class that a photo may have, 0..1
+    longest: int = 1024,           # a longer photo is looked at in this size, pixels
+    workers: int = 2,              # processes that read photos
+) -> dict[str, tuple[int, ...]]:   # name -> labels that it may have, 0 first
+    "The labels that a classifier finds likely, the most likely one in any case."
+    backbone = classifier.backbone
+    views = partial(class_pixels, NamedPhotos(photos), longest, backbone.mean, backbone.std)
+    maker = Maker(classifier, views, class_chances)
+    found = {}
+    for name, chances in looking(maker, list(photos), workers, 'classes of photos'):
+        is_likely = chances >= least
+        is_likely[chances.argmax()] = True
+        found[name] = (0, *(1 + is_likely.nonzero()[0]).tolist())
+    return found
 
 # %% ../nbs/32_prediction.ipynb #c00e5405
 VOC_PREDICTION = PredictionSettings(scales=(.5, .75, 1.), crf=True)

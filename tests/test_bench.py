@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 BENCH = Path(__file__).parent/'bench'
 
@@ -71,6 +72,30 @@ def test_busy_processes_end_with_the_block(paired):
             assert others[0].poll() is None
             raise KeyError
     assert others[0].poll() is not None
+
+
+def test_peak_bytes_are_those_at_a_time(paired):
+    def in_turns():
+        torch.zeros(1000)
+        torch.zeros(500)
+
+    def together():
+        return [torch.zeros(1000), torch.zeros(500)]
+
+    assert paired.peak_bytes(in_turns) == 4000
+    assert paired.peak_bytes(together) == 6000
+
+
+SHARES = {'pooling': .53, 'words': .4, 'words_and_pooling': .54}   # 1/2 is the least with HSPP
+
+
+@pytest.mark.parametrize('name', SHARES)
+@pytest.mark.parametrize('layout', ['plain', 'channels last'])
+def test_words_and_hspp_take_about_half_the_memory_of_the_published_way(paired, name, layout):
+    pytest.importorskip('pydensecrf')
+    import bench_networks
+    row = paired.memory_row(getattr(bench_networks, name)(False, layout), None)
+    assert row.share < SHARES[name]
 
 
 def test_a_benchmark_runs(tmp_path):

@@ -17,11 +17,11 @@ from wsss_nb.files import InputError
 from wsss_nb.loaders import Batch
 from wsss_nb.photos import write_mask
 from wsss_nb.pipeline import do_stage
+from wsss_nb.readers import Diverged
 from wsss_nb.report import noticed
 from wsss_nb.run import Run
 from wsss_nb.shapes import make_shapes
-from wsss_nb.training import (Diverged, Machine, TrainingSettings, latest_checkpoint, save_model,
-                              train)
+from wsss_nb.training import Machine, TrainingSettings, latest_checkpoint, save_model, train
 from wsss_nb.visual_words import VisualWords
 from wsss_nb.voc import VOCFolder
 from wsss_nb.work import Work

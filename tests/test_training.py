@@ -21,7 +21,7 @@ from wsss_nb.files import InputError
 from wsss_nb.loaders import Batch
 from wsss_nb.losses import word_loss
 from wsss_nb.shapes import make_shapes
-from wsss_nb.training import (At, Machine, Optimiser, TrainingSettings, check_loss,
+from wsss_nb.training import (At, Machine, Optimiser, TrainingSettings, check_losses,
                               latest_checkpoint, progress, train)
 from wsss_nb.work import in_workers
 
@@ -118,7 +118,7 @@ def test_precision_is_a_setting_and_not_a_code_path(precision, tmp_path):
 def test_a_loss_that_is_no_number_is_refused_and_the_last_checkpoint_stays(tmp_path):
     with pytest.raises(InputError, match=r'step 5 of 10 is no number \(total nan, image 2\)'):
         nan = torch.tensor(float('nan'))
-        check_loss({'total': nan, 'image': torch.tensor(2.)}, At(4, 10, 5), tmp_path)
+        check_losses([(At(4, 10, 5), {'total': nan, 'image': torch.tensor(2.)})], tmp_path)
 
     def bursts(model, batch, at):
         total = model(batch.images.mean((2, 3))).square().mean()

@@ -152,7 +152,7 @@ def affinity_features(
 ) -> torch.Tensor:          # float32 (C, h, w), h = H / 8, rounded up; on the model's device
     "The features of a photo."
     parameter = next(model.parameters())
-    return model(pixels[None].to(parameter.device))[0].float()
+    return model(pixels[None].to(parameter.device, non_blocking=True))[0].float()
 
 # %% ../nbs/26_affinity.ipynb #0b9f76cf
 class Walked(NamedTuple):

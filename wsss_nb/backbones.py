@@ -96,7 +96,7 @@ def moments(
 ) -> torch.Tensor:           # float32 (1 + 2 C,): number of cells, means, variances
     "What a process knows of its share of a batch."
     variance, mean = torch.var_mean(features.float(), (0, 2, 3), correction=0)
-    cells = mean.new_tensor([features.numel() / len(mean)])
+    cells = mean.new_full((1,), features.numel() / len(mean))
     return torch.cat([cells, mean, variance])
 
 def merged(
@@ -129,7 +129,7 @@ def gathered(
 ) -> torch.Tensor:         # (P, N), of all processes
     "What all processes have, with the gradient of what each of them makes of it."
     rows = values.new_zeros(torch.distributed.get_world_size(), len(values))
-    place = torch.tensor([torch.distributed.get_rank()], device=values.device)
+    place = torch.full((1,), torch.distributed.get_rank(), device=values.device)
     return SumOverProcesses.apply(rows.index_add(0, place, values[None]))
 
 # %% ../nbs/12_backbones.ipynb #527b62a3

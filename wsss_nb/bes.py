@@ -248,7 +248,7 @@ def border_map(
     pixels: torch.Tensor,  # of a photo, normalised: float32 (3, H, W)
 ) -> torch.Tensor:         # float32 (h, w), 0..1, at stride 4, on the model's device
     "The chance of a border at each cell of a photo."
-    pixels = pixels.to(next(model.parameters()).device)
+    pixels = pixels.to(next(model.parameters()).device, non_blocking=True)
     logits, mirrored = model(torch.stack([pixels, pixels.flip(-1)])).float()
     return ((logits + mirrored.flip(-1)) / 2).sigmoid()
 

@@ -174,11 +174,11 @@ def sum_of_views(
     merge: Merge = 'maximum',         # of photo and mirror image
 ) -> torch.Tensor:                    # float32 (K, height, width), on the CPU
     "The sum over at least one scale of photo and mirror image merged."
-    total = torch.zeros(())
+    total = 0.
     for straight, mirrored in answers:
         maps = merge_mirrored(straight, mirrored, merge).float()
-        total = total + resize_maps(maps, size).cpu()
-    return total
+        total = total + resize_maps(maps, size)
+    return total.cpu()
 
 # %% ../nbs/20_cam.ipynb #c35e35f3
 def cam_of_views(
@@ -193,8 +193,9 @@ def cam_of_views(
     size = strided_size(height, width, stride)
     total = torch.zeros(len(views.classes), *size)
     if len(total):
-        chosen = views.classes.to(parameter.device)
-        seen = (model.class_maps(images.to(parameter.device))[:, chosen] for images in views.images)
+        chosen = views.classes.to(parameter.device, non_blocking=True)
+        seen = (model.class_maps(images.to(parameter.device, non_blocking=True))[:, chosen]
+                for images in views.images)
         total = sum_of_views(seen, size, merge)
         total /= total.amax((1, 2), keepdim=True) + 1e-5
     return CAM(views.classes.numpy(), total.numpy(), (height, width))

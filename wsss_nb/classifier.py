@@ -59,6 +59,7 @@ class WordClassifier(nn.Module):
             self.codebook = create_codebook(num_words, backbone.channels)
         elif words == 'memory':    # zeros: not drawn yet
             self.register_buffer('codebook', torch.zeros(num_words, backbone.channels))
+            self.is_drawn = False   # as far as it is known without a look at its numbers
         else:
             self.codebook = None
         if words is not None:
@@ -69,8 +70,10 @@ class WordClassifier(nn.Module):
     def encode(self, features: torch.Tensor) -> Words:
         "The words of features (B, d, h, w). In training, a memory bank follows the features."
         follows = self.words == 'memory' and self.training
-        if follows and not self.codebook.any():
-            self.codebook.copy_(draw_memory(features, len(self.codebook)))
+        if follows and not self.is_drawn:   # once: the look waits for the device
+            if not self.codebook.any():
+                self.codebook.copy_(draw_memory(features, len(self.codebook)))
+            self.is_drawn = True
         words = encode_words(features, self.codebook, self.temperature)
         if follows:
             self.codebook.copy_(update_memory(self.codebook, features))

@@ -22,12 +22,13 @@ from .files import Fault, InputError, whole_file, write_json, write_rows
 from .measuring import measure_new_cams
 from .methods import ClassifierMethod, SegmenterMethod, System, stages_of
 from .pipeline import measure_new_masks, run, take_over
+from .readers import Diverged
 from .run import HELD_OUT, Config, Run, RunSettings, start_run
 from .settings import check_settings, differences, method_name, to_json
 from .tables import (changed, data_file, draw_seeds, in_order, markdown, published_miou,
                             read_rows, spread, summarise_rows)
 from .terms import Terms, on_terms, read_plan, time_training
-from .training import Diverged, device, process
+from .training import device, process
 
 # %% ../nbs/58_comparison.ipynb #c8e80b18
 @dataclass(frozen=True)

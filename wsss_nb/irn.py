@@ -195,7 +195,7 @@ def displacement_terms(
     here = seen_at(displacement, (0, 0), radius)
     # the directions are the second dimension, (B, directions, 2, ...), as in `kinds`
     apart = torch.stack([here - seen_at(displacement, way, radius) for way in ways], 1)
-    steps = displacement.new_tensor(ways)[:, :, None, None]
+    steps = torch.tensor(ways)[:, :, None, None].to(displacement, non_blocking=True)
     to_centre = (apart - steps).abs().mean(2)
     foreground = pair_mean(to_centre, kinds.foreground, counted.foreground)
     background = pair_mean(apart.abs().mean(2), kinds.background, counted.background)
@@ -261,7 +261,7 @@ def irn_fields(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # boundary map (h, w), 0..1, and displacement (2, h, w)
     """The fields of a photo, at stride 4, on the device of the model. The boundary is the mean of
     the photo's and its mirror image's logits, as published; the arrows are the photo's own."""
-    pixels = pixels.to(next(model.parameters()).device)
+    pixels = pixels.to(next(model.parameters()).device, non_blocking=True)
     boundary, displacement = model(torch.stack([pixels, pixels.flip(-1)]))
     both = boundary[0] + boundary[1].flip(-1)
     return (both.float() / 2).sigmoid(), displacement[0].float()

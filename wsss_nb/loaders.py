@@ -49,7 +49,8 @@ def colours_of(
     std: Sequence[float],    # likewise
 ) -> torch.Tensor:           # float32 (B, 3, H, W), 0..1
     "The colours of images again: what `normalise` began with."
-    mean, std = [images.new_tensor(numbers)[:, None, None] for numbers in (mean, std)]
+    mean, std = [torch.tensor(numbers)[:, None, None].to(images, non_blocking=True)
+                 for numbers in (mean, std)]
     return images.float() * std + mean
 
 def jittered(

@@ -70,10 +70,10 @@ def tag_maps(
     "A photo's maps for its tags: own, those of its changed images, and with partners."
     parameter = next(network.parameters())
     def see(image: torch.Tensor) -> torch.Tensor:
-        return network(image[None].to(parameter.device)).features
+        return network(image[None].to(parameter.device, non_blocking=True)).features
     def common(x: torch.Tensor, partner: torch.Tensor, second: bool = False) -> torch.Tensor:
         return network.common(network.rebuilt(x, partner, second))[0].float()
-    classes = views.classes.to(parameter.device)
+    classes = views.classes.to(parameter.device, non_blocking=True)
     x = see(views.image)
     changed = {change: see(image) for change, image in views.changed.items()}
     found = [common(x, changed.get('mirror', x))[classes]]

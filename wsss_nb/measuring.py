@@ -29,9 +29,10 @@ from .loaders import made_mask, make_again
 from .metrics import BackgroundSweep, ConfusionMatrix
 from .photos import IGNORE, Photos, evenly
 from .prediction import PredictionSettings, likely_labels, write_masks
+from .readers import Diverged
 from .run import FINGERPRINTS, Run, changed_data, changed_fault, count_made
 from .settings import check_settings
-from .training import Diverged, process, progress
+from .training import process, progress
 from .work import Maker, Trained, in_workers, looking, quick
 
 # %% ../nbs/42_measuring.ipynb #563a3047

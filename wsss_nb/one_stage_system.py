@@ -173,9 +173,9 @@ def mean_masks(
 ) -> torch.Tensor:           # float32 (1 + K, h, w), of the background and the tags; on the CPU
     "The mean of the masks over all views of a photo."
     parameter = next(model.parameters())
-    chosen = F.pad(views.classes + 1, (1, 0)).to(parameter.device)
-    seen = (enlarge(model(images.to(parameter.device)).masks[:, chosen], images.shape[2:])
-            for images in views.images)
+    chosen = F.pad(views.classes + 1, (1, 0)).to(parameter.device, non_blocking=True)
+    there = (images.to(parameter.device, non_blocking=True) for images in views.images)
+    seen = (enlarge(model(images).masks[:, chosen], images.shape[2:]) for images in there)
     total = sum_of_views(seen, strided_size(*views.size, stride), 'sum')
     return total / (2 * len(views.images))
 

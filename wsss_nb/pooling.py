@@ -154,11 +154,11 @@ def hspp(
     if not levels or torch.compiler.is_compiling():
         return hspp_by_definition(features, gamma, levels)
     total = gamma + len(levels)
-    weights = []
-    for r in levels:
-        weights += [1 / (r * r * total)] * (r * r)
     kept = torch.promote_types(features.dtype, torch.float32)
-    weights = torch.tensor(weights, dtype=kept, device=features.device)
+    weights = []   # filled on the device: a list would be copied to it, while the program waits
+    for r in levels:
+        weights.append(features.new_full((r * r,), 1 / (r * r * total), dtype=kept))
+    weights = torch.cat(weights)
     places = pyramid_places(features.detach(), levels)
     return PlacesAndMean.apply(features, places, weights, gamma / total)
 

@@ -107,7 +107,8 @@ def straight_and_mirrored(
 ) -> torch.Tensor:        # float32 (1 or 2, L, h, w)
     "The logits of an image and, mirrored back, of its mirror image."
     backbone = model.backbone
-    pixels = normalise(image, backbone.mean, backbone.std).to(next(model.parameters()).device)
+    where = next(model.parameters()).device
+    pixels = normalise(image, backbone.mean, backbone.std).to(where, non_blocking=True)
     if not mirror:
         return model(pixels[None]).float()
     straight, mirrored = model(torch.stack([pixels, pixels.flip(-1)])).float()
@@ -140,7 +141,7 @@ def window_logits(
         logits = straight_and_mirrored(model, image.crop(part.box), mirror)
         if total is None:
             total = logits.new_zeros(*logits.shape[:2], *grid)
-        total[..., part.rows, part.columns] += logits * part.weights.to(logits)
+        total[..., part.rows, part.columns] += logits * part.weights.to(logits, non_blocking=True)
     return total.amax(0)
 
 # %% ../nbs/32_prediction.ipynb #da8281ad

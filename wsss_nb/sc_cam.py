@@ -50,7 +50,8 @@ def pooled(
 ) -> torch.Tensor:         # float32 (d,), on the CPU
     "The features of a photo, their mean over all places."
     parameter = next(network.parameters())
-    return gap(network.backbone(pixels[None].to(parameter.device)))[0].float().cpu()
+    there = pixels[None].to(parameter.device, non_blocking=True)
+    return gap(network.backbone(there))[0].float().cpu()
 
 # %% ../nbs/70_sc_cam.ipynb #78f89bed
 def pooled_features(
@@ -461,10 +462,10 @@ def sub_cam(
     backbone = model.backbone
     views = create_views(image, tags, scales, longest, backbone.mean, backbone.std)
     parameter = next(model.parameters())
-    chosen = views.classes.to(parameter.device)
+    chosen = views.classes.to(parameter.device, non_blocking=True)
     with torch.inference_mode():
-        seen = (model.sub_class_maps(images.to(parameter.device))[:, chosen].flatten(1, 2)
-                for images in views.images)
+        there = (images.to(parameter.device, non_blocking=True) for images in views.images)
+        seen = (model.sub_class_maps(images)[:, chosen].flatten(1, 2) for images in there)
         sums = sum_of_views(seen, strided_size(*views.size, stride), 'sum')
     maps = sub_shares(sums.unflatten(0, (len(chosen), -1))).amax(1)
     return CAM(views.classes.numpy(), maps.numpy(), views.size)

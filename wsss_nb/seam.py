@@ -323,9 +323,10 @@ def refined_cam(
     total = torch.zeros(len(views.classes), *size)
     if len(total):
         ask = network.raw_maps if maps == 'raw' else network.class_maps
+        chosen = views.classes.to(parameter.device, non_blocking=True)
         found = []
         for images in views.images:
-            own = ask(images.to(parameter.device))[:, views.classes.to(parameter.device)]
+            own = ask(images.to(parameter.device, non_blocking=True))[:, chosen]
             found.append(aligned(own.float(), images.shape[-2:]))
         total = stretched(sum_of_views(found, size, merge)).clamp(0)
     return CAM(views.classes.numpy(), total.numpy(), views.size)

@@ -176,8 +176,8 @@ def chances_of(
     "How likely each label map of a photo is to differ from the other, as the network foresees."
     pixels, masks, size = seen
     parameter = next(network.parameters())
-    masks = [mask.to(parameter.device) for mask in masks]
-    _, foreseen = network(pixels[None].to(parameter.device), *masks)
+    masks = [mask.to(parameter.device, non_blocking=True) for mask in masks]
+    _, foreseen = network(pixels[None].to(parameter.device, non_blocking=True), *masks)
     maps = torch.cat(foreseen).float().sigmoid().cpu().numpy()
     return CAM(np.array([0, 1]), maps, size)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from paired import Stage
+from paired import MEMORY_TABLE, Stage, memory_row, write_rows
 from PIL import Image
 from published import cams, hspp as published_hspp, logits, words as published_words
 
@@ -214,3 +214,12 @@ def test_looking(build, compare, small):
 
 def test_training(compare, small):
     assert compare(training(small)).agreement < .05
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('build', [pooling, words, words_and_pooling])
+def test_memory(build, layout, small):
+    row = memory_row(build(small, layout), bar=.5)
+    print(f'{row.stage}: {row.ours / 1e6:.1f} and {row.published / 1e6:.1f} MB, {row.share:.2f}')
+    if not small:
+        write_rows(MEMORY_TABLE, [row])

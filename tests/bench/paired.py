@@ -14,8 +14,11 @@ from statistics import median
 from typing import Any, Callable, Iterator, NamedTuple
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-TABLE = Path(__file__).parents[2]/'data'/'measured_speed.csv'
+DATA = Path(__file__).parents[2]/'data'
+TABLE = DATA/'measured_speed.csv'
+MEMORY_TABLE = DATA/'measured_memory.csv'
 SPIN = 'while True:\n    pass'
 
 
@@ -112,9 +115,44 @@ def busy(count: int) -> Iterator[list[subprocess.Popen]]:
             other.wait()
 
 
+@dataclass(frozen=True)
+class MemoryRow:
+    "The most bytes that either way holds at a time, besides what it was given."
+    stage: str
+    machine: str       # 'any': these are counted, not measured
+    ours: int
+    published: int
+    share: float       # ours / published
+    bar: float | None  # what the share should be at most
+    torch: str
+
+
+def peak_bytes(function: Callable[[], Any]) -> int:
+    "The most that PyTorch had allocated at a time in a call, besides what was there before."
+    function()   # what is made once doesn't count
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        given = function()
+    events = [event for event in profiled.profiler.kineto_results.events()
+              if event.name() == '[memory]']
+    held = 0
+    largest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()   # less than 0 where something is given back
+        largest = max(largest, held)
+    del given   # what the call gives is held, too
+    return largest
+
+
+def memory_row(stage: Stage, bar: float | None) -> MemoryRow:
+    "Counts both ways of a stage."
+    ours = peak_bytes(stage.ours)
+    published = peak_bytes(stage.published)
+    return MemoryRow(stage.name, 'any', ours, published, ours / published, bar, torch.__version__)
+
+
 def write_rows(
     path: Path,
-    rows: list[Row],   # each takes the place of one of the same stage on the same kind of machine
+    rows: list[Row] | list[MemoryRow],   # each takes the place of one of the same stage and machine
 ) -> None:
     "Add rows to a table, those that are there in their places."
     table = {}
@@ -125,7 +163,7 @@ def write_rows(
     for row in rows:
         table[row.stage, row.machine] = asdict(row)
     with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer = csv.DictWriter(file, [field.name for field in fields(rows[0])])
         writer.writeheader()
         writer.writerows(table.values())
 

@@ -246,20 +246,20 @@ def contact_page(
             pen.text((x, bottom - 19), shortened(second, font, side), fill='black', font=font)
     return sheet
 
-# %% ../nbs/22_pictures.ipynb #6005ac99
+# %% ../nbs/22_pictures.ipynb #61f9d0ec
 def flags_of(
     lines: Sequence[str],  # of a cell
 ) -> dict[str, str]:       # name -> value
-    "What the lines `#| name: value` at the top of a cell say."
+    "What the lines `#| name: value`, or without a colon, at the top of a cell say."
     flags = {}
     for line in lines:
-        found = re.match(r'#\| *(\w+): *(.*)', line)
+        found = re.match(r'#\| *(\w+):? *(.*)', line)
         if not found:
             break
         flags[found[1]] = found[2].strip()
     return flags
 
-# %% ../nbs/22_pictures.ipynb #b18a99f3
+# %% ../nbs/22_pictures.ipynb #567afd90
 def without_flagged(
     lines: list[str],  # of a cell
 ) -> list[str]:        # the same; or, of a cell that isn't run with its page, one that says so
@@ -277,7 +277,7 @@ def without_flagged(
         message = f'Not run: it needs {flags["needs"]}. To run it, delete its first line.'
     return [f'print({message!r})\n']
 
-# %% ../nbs/22_pictures.ipynb #c3d69786
+# %% ../nbs/22_pictures.ipynb #1705c957
 def leave_out_flagged() -> None:
     "Let this notebook leave out cells with `#| eval: false`, and say what they need."
     from IPython import get_ipython

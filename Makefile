@@ -59,12 +59,14 @@ soak: install
 	$(BIN)/python tests/soak/kills.py
 	$(BIN)/python tests/soak/mutations.py --count 30000
 
+NOTEBOOKS ?= nbs
 lab: install
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab $(NOTEBOOKS)
 
 # Chapters without their solutions and answers, to fill in; those that are there stay as they are.
 exercises: install
 	$(BIN)/python -c "from wsss_nb.exercises import make_sheets; make_sheets('nbs', 'exercises')"
+	@echo "To fill them in: make lab NOTEBOOKS=exercises"
 
 # Which functions are right in the sheets of a folder: `make marks SHEETS=folder`. It runs them.
 SHEETS ?= exercises

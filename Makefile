@@ -10,7 +10,7 @@ DEMO = --data $(SHAPES) --classifier.crop 160 --classifier.epochs 5 \
 	--segmenter.epochs 5 --segmenter.crop 96 --segmenter.learning-rate 0.005 \
 	--segmenter.new-layers 1 --segmenter.new-biases 2 --prediction.scales 1
 
-.PHONY: install crf demo table test bench soak lab docs clean
+.PHONY: install crf demo table test bench soak lab exercises marks docs clean
 
 install: $(VENV)/installed
 
@@ -59,8 +59,19 @@ soak: install
 	$(BIN)/python tests/soak/kills.py
 	$(BIN)/python tests/soak/mutations.py --count 30000
 
+NOTEBOOKS ?= nbs
 lab: install
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab $(NOTEBOOKS)
+
+# Chapters without their solutions and answers, to fill in; those that are there stay as they are.
+exercises: install
+	$(BIN)/python -c "from wsss_nb.exercises import make_sheets; make_sheets('nbs', 'exercises')"
+	@echo "To fill them in: make lab NOTEBOOKS=exercises"
+
+# Which functions are right in the sheets of a folder: `make marks SHEETS=folder`. It runs them.
+SHEETS ?= exercises
+marks: install
+	$(BIN)/python -c "from wsss_nb.exercises import print_marks; print_marks('nbs', '$(SHEETS)')"
 
 # The notebooks with their stored outputs, guides and a reference as a site that needs no network: open _docs/index.html.
 docs: install

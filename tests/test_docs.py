@@ -5,6 +5,7 @@ described, and everything is found by the search."""
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html import unescape
@@ -264,3 +265,28 @@ def test_formulas_pictures_and_answers_are_there(site):
     assert '1/k everywhere' in answer
     without_code = re.sub(r'<(script|pre|code).*?</\1>|\$HOME', '', words, flags=re.S)
     assert '$' not in without_code     # no formula is left as it was written
+
+
+TOO_WIDE = """() => [...document.querySelectorAll('article pre, .cell_output, .table-wrapper')]
+    .filter(part => part.scrollWidth > part.clientWidth + 1)
+    .map(part => part.innerText.slice(0, 200))"""
+
+
+def test_code_outputs_and_tables_fit_into_a_page_without_scrolling(site):
+    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None)
+    if chromium is None or find_spec('playwright') is None:
+        pytest.skip('no chromium here: apt-get install chromium')
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        flags = ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage']
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        # without scripts: formulas stay as they are, and pages are there at once
+        page = browser.new_page(viewport={'width': 1280, 'height': 900}, java_script_enabled=False)
+        wide = {}
+        for name in (*CHAPTERS, *GUIDES, 'index'):
+            page.goto((site/f'{name}.html').as_uri(), wait_until='domcontentloaded')
+            found = page.evaluate(TOO_WIDE)
+            if found:
+                wide[name] = found
+        browser.close()
+    assert wide == {}

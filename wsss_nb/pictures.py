@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'DARK', 'CAPTION', 'mix', 'overlay', 'flowing', 'draw_legend', 'draw_overlay', 'heat',
-           'overlay_map', 'drawing', 'show', 'contour', 'legend', 'shortened', 'height_of', 'contact_page']
+           'overlay_map', 'drawing', 'show', 'contour', 'legend', 'shortened', 'height_of', 'contact_page', 'flags_of',
+           'without_flagged', 'leave_out_flagged']
 
 # %% ../nbs/22_pictures.ipynb #f7fcf754
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Mapping, Sequence
@@ -243,3 +245,42 @@ def contact_page(
             pen.text((x, bottom - 32), shortened(first, font, side), fill='black', font=font)
             pen.text((x, bottom - 19), shortened(second, font, side), fill='black', font=font)
     return sheet
+
+# %% ../nbs/22_pictures.ipynb #61f9d0ec
+def flags_of(
+    lines: Sequence[str],  # of a cell
+) -> dict[str, str]:       # name -> value
+    "What the lines `#| name: value`, or without a colon, at the top of a cell say."
+    flags = {}
+    for line in lines:
+        found = re.match(r'#\| *(\w+):? *(.*)', line)
+        if not found:
+            break
+        flags[found[1]] = found[2].strip()
+    return flags
+
+# %% ../nbs/22_pictures.ipynb #567afd90
+def without_flagged(
+    lines: list[str],  # of a cell
+) -> list[str]:        # the same; or, of a cell that isn't run with its page, one that says so
+    "Code that can be run at once. Paths that a cell reads are seen from the page."
+    flags = flags_of(lines)
+    if flags.get('eval') != 'false':
+        return lines
+    paths = flags.get('reads', '').split()
+    missing = [path for path in paths if not Path(path).exists()]
+    if paths and not missing:
+        return lines
+    if missing:
+        message = f'Not run: there is no {missing[0]}. `make demo` makes it in a few minutes.'
+    else:
+        message = f'Not run: it needs {flags["needs"]}. To run it, delete its first line.'
+    return [f'print({message!r})\n']
+
+# %% ../nbs/22_pictures.ipynb #1705c957
+def leave_out_flagged() -> None:
+    "Let this notebook leave out cells with `#| eval: false`, and say what they need."
+    from IPython import get_ipython
+    shell = get_ipython()
+    if shell is not None and without_flagged not in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.append(without_flagged)

@@ -274,7 +274,8 @@ def draw_seeds(
                  xlabel='mIoU in percent; a dot for each seed, a bar for their mean')
         axis.invert_yaxis()
         axis.grid(axis='x')
-        axis.legend()
+        # outside: its dots would be taken for results
+        axis.figure.legend(loc='outside upper center', ncols=len(columns))
 
 # %% ../nbs/50_tables.ipynb #e07ade58
 def write_table_b(

@@ -90,7 +90,7 @@ def draw_pooling(
     maker = feature_maker(run, network, float_features)
     chosen = evenly(len(run.photos), photos)
     path = run.root/'figures'/'pooling.png'
-    with drawing(path, len(chosen), 1 + len(POOLINGS), 2., 1.8) as axes:
+    with drawing(path, len(chosen), 1 + len(POOLINGS), 1.3, 1.5) as axes:
         for row, i in zip(axes, chosen):
             image = at_most(run.photos.image(i), run.config.longest)
             label = int(run.photos.tags(i).argmax())
@@ -99,8 +99,8 @@ def draw_pooling(
             for axis, pooling in zip(row[1:], POOLINGS):
                 size = image.size[::-1]
                 values, logit = credit_map(network, features, label, pooling, size)
-                trained = ' (trained with)' if pooling == network.pooling else ''
-                title = f'{pooling.upper()}{trained}: {logit:.1f}'
+                trained = ', trained with' if pooling == network.pooling else ''
+                title = f'{pooling.upper()}\n{logit:.1f}{trained}'
                 show(axis, overlay_map(image, values), title)
                 if pooling == 'hspp':
                     draw_grid(axis, image.size)

@@ -1,0 +1,150 @@
+"Exercise sheets: they fail at what is to be written, say so, and pass when it is written."
+import ast
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from wsss_nb.exercises import (emptied, failure_in, functions_of, make_sheets, marks, read_notebook,
+                               sheet_of, source_of, to_write, with_definitions)
+from wsss_nb.files import InputError
+from wsss_nb.pictures import flags_of, without_flagged
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+CORE = ('14_pooling', '15_codebook', '16_losses', '20_cam', '21_metrics', '25_random_walk',
+        '28_pamr')
+
+
+def chapter(name: str) -> dict:
+    return read_notebook(ROOT/'nbs'/f'{name}.ipynb')
+
+
+def code(notebook: dict) -> list[str]:
+    cells = [cell for cell in notebook['cells'] if cell['cell_type'] == 'code']
+    return [source_of(cell).rstrip() for cell in cells]
+
+
+def names_to_write(notebook: dict) -> list[str]:
+    return sum(map(to_write, notebook['cells']), [])
+
+
+@pytest.fixture(scope='session')
+def sheets(tmp_path_factory) -> dict[str, dict]:
+    folder = tmp_path_factory.mktemp('sheets')
+    return {path.stem: read_notebook(path) for path in make_sheets(ROOT/'nbs', folder)}
+
+
+def test_the_core_chapters_have_sheets_with_several_functions(sheets):
+    assert sheets.keys() == set(CORE)
+    for sheet in sheets.values():
+        assert 3 <= len(names_to_write(sheet)) <= 6
+
+
+@pytest.mark.parametrize('name', CORE)
+def test_a_sheet_has_signatures_docstrings_and_asserts_but_no_solution(name, sheets):
+    original = chapter(name)
+    for cell, before in zip(without_task(sheets[name]), original['cells'], strict=True):
+        for function in to_write(cell):
+            left = functions_of(source_of(cell))[function]
+            whole = functions_of(source_of(before))[function]
+            assert ast.unparse(left.args) == ast.unparse(whole.args)
+            assert ast.get_docstring(left) == ast.get_docstring(whole)
+            assert ast.unparse(left.body[1:]) == (
+                f"raise NotImplementedError('your turn: {function}')")
+        if cell['cell_type'] == 'code' and not to_write(cell):
+            assert source_of(cell) == source_of(before)
+    words = json.dumps(sheets[name])
+    assert 'Answer</summary>' not in words and 'Your answer' in words
+    assert 'image/png' not in words
+
+
+def without_task(sheet: dict) -> list[dict]:
+    return [cell for cell in sheet['cells'] if cell['id'] != 'task']
+
+
+@pytest.mark.parametrize('name', CORE)
+def test_a_sheet_fails_at_the_first_function_and_names_it(name, sheets):
+    failure = failure_in(sheets[name], ROOT/'nbs')
+    first = names_to_write(sheets[name])[0]
+    assert failure.what == f'NotImplementedError: your turn: {first}'
+    codes = code(sheets[name])
+    failed = [i for i, source in enumerate(codes) if failure.cell in source.splitlines()][0]
+    written = [i for i, source in enumerate(codes) if f'#| exercise {first}' in source][0]
+    assert written < failed
+
+
+@pytest.mark.parametrize('name', CORE)
+def test_with_its_solutions_a_sheet_is_its_chapter(name, sheets):
+    assert code(with_definitions(sheets[name], chapter(name))) == code(chapter(name))
+
+
+def test_a_solved_sheet_runs_to_its_end_and_a_wrong_function_costs_only_itself(sheets):
+    sheet = sheets['16_losses']
+    solved = with_definitions(sheet, chapter('16_losses'))
+    assert failure_in(solved, ROOT/'nbs') is None
+    for cell in solved['cells']:
+        if to_write(cell) == ['decov']:
+            cell['source'] = [line.replace('/ 2', '') for line in cell['source']]
+    found = marks(chapter('16_losses'), solved, ROOT/'nbs')
+    assert found.pop('decov').startswith('AssertionError')
+    assert found == {'word_loss': 'right', 'entropy': 'right'}
+
+
+def test_a_page_uses_what_is_written_on_it():
+    for name in CORE:
+        for source in code(chapter(name)):
+            assert not re.search(rf'wsss_nb\.{name[3:]}\b|wsss_nb import', source)
+
+
+def test_a_sheet_that_is_there_is_left_alone(tmp_path, capsys):
+    (tmp_path/'nbs').mkdir()
+    shutil.copy(ROOT/'nbs'/'16_losses.ipynb', tmp_path/'nbs')
+    sheet, = make_sheets(tmp_path/'nbs', tmp_path/'mine')
+    sheet.write_text('half done')
+    assert make_sheets(tmp_path/'nbs', tmp_path/'mine') == []
+    assert sheet.read_text() == 'half done'
+    assert 'stays as it is' in capsys.readouterr().out
+
+
+def test_sheets_are_no_part_of_the_repository():
+    ignored = subprocess.run(['git', 'check-ignore', 'exercises/14_pooling.ipynb'], cwd=ROOT)
+    assert ignored.returncode in (0, 128)   # 128: not a git checkout
+
+
+def test_what_is_no_notebook_is_refused(tmp_path):
+    for text in ('', '{}', '{"cells": [{}]}', '[]'):
+        (tmp_path/'a.ipynb').write_text(text)
+        with pytest.raises(InputError, match='a.ipynb'):
+            read_notebook(tmp_path/'a.ipynb')
+
+
+def test_functions_of_one_cell_are_emptied_in_any_order():
+    source = source_of(next(cell for cell in chapter('20_cam')['cells'] if to_write(cell)))
+    both = emptied(source, ['to_labels', 'save'])
+    assert both == emptied(source, ['save', 'to_labels'])
+    assert both.count('your turn') == 2
+    compile(both, 'cell', 'exec')
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_run_all_meets_no_cell_that_is_not_run_with_the_page(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    is_minding = False
+    for source in code(read_notebook(path)):
+        lines = source.splitlines(keepends=True)
+        flags = flags_of(lines)
+        is_minding = is_minding or 'leave_out_flagged()' in lines[-1]
+        if flags.get('eval') == 'false':
+            assert is_minding, 'call leave_out_flagged() at the top'
+            assert 'needs' in flags or 'reads' in flags, 'say what the cell needs'
+            line, = without_flagged(lines)
+            assert line.startswith("print('Not run: ") or line.startswith('print("Not run: ')
+
+
+def test_a_sheet_of_a_chapter_without_functions_to_write_is_the_chapter():
+    sheet = sheet_of(chapter('18_work'))
+    assert code({'cells': without_task(sheet)}) == code(chapter('18_work'))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'DARK', 'CAPTION', 'mix', 'overlay', 'flowing', 'draw_legend', 'draw_overlay', 'heat',
-           'overlay_map', 'drawing', 'show', 'contour', 'legend', 'shortened', 'height_of', 'contact_page', 'flags_of',
-           'without_flagged', 'leave_out_flagged']
+           'overlay_map', 'drawing', 'show', 'contour', 'legend', 'Chart', 'draw_background_curves', 'shortened',
+           'height_of', 'contact_page', 'put_together', 'flags_of', 'without_flagged', 'leave_out_flagged']
 
 # %% ../nbs/22_pictures.ipynb #f7fcf754
 import re
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Iterator, Mapping, Sequence
 
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 
 from .files import whole_file
@@ -201,6 +202,78 @@ def legend(
         boxes.append(Patch(facecolor=shade, edgecolor='grey', label=names[label]))
     figure.legend(handles=boxes, loc='outside lower center', ncols=6)
 
+# %% ../nbs/22_pictures.ipynb #077b4319
+class Chart:
+    "A chart of values 0..1 against 0..1, on a picture."
+    def __init__(
+        self,
+        size: tuple[int, int],    # of the picture, pixels
+    ):
+        self.picture = Image.new('RGB', size, 'white')
+        self.pen = ImageDraw.Draw(self.picture)
+        self.font = ImageFont.load_default(14)
+        self.left = 34
+        self.right = size[0] - 12
+        self.top = 34
+        self.bottom = size[1] - 38
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        "The pixel of a point."
+        across = self.left + x * (self.right - self.left)
+        return across, self.bottom - y * (self.bottom - self.top)
+
+    def line(self, points: Sequence[tuple[float, float]], tint: str, width: int = 1) -> None:
+        "A line through points."
+        self.pen.line([self.place(x, y) for x, y in points], tint, width)
+
+# %% ../nbs/22_pictures.ipynb #49979f6d
+@patch
+def grid(self: Chart, title: str) -> None:   # what is written below
+    "Lines at each quarter; percent at the left, shares below."
+    for n in range(5):
+        self.line([(0, n / 4), (1, n / 4)], '#dddddd')
+        self.line([(n / 4, 0), (n / 4, 1)], '#dddddd')
+        height = self.place(0, n / 4)[1]
+        self.pen.text((self.left - 5, height), str(25 * n), 'black', self.font, anchor='rm')
+        anchor = 'ma' if n < 4 else 'ra'
+        below = (self.place(n / 4, 0)[0], self.bottom + 4)
+        self.pen.text(below, f'{n / 4:g}', 'black', self.font, anchor=anchor)
+    middle = ((self.left + self.right) / 2, self.picture.height - 2)
+    self.pen.text(middle, title, 'black', self.font, anchor='md')
+
+@patch
+def entry(self: Chart, number: int, text: str, tint: str, width: int) -> None:
+    "An entry of the legend, above."
+    left = self.left + 100 * number
+    self.pen.line([(left, 14), (left + 18, 14)], tint, width)
+    self.pen.text((left + 22, 14), text, 'black', self.font, anchor='lm')
+
+# %% ../nbs/22_pictures.ipynb #ffd9a991
+def draw_background_curves(
+    size: tuple[int, int],    # of the picture, pixels
+    thresholds: np.ndarray,   # (T,), 0..1
+    curves: Mapping[str, np.ndarray],  # name -> mIoU at each threshold, 0..1 or nan; two at most
+    at: float,                # the threshold that is marked, 0..1
+) -> Image.Image:             # RGB
+    "mIoU against the background score, with a mark."
+    chart = Chart(size)
+    chart.grid('background score')
+    chart.line([(at, 0), (at, 1)], 'black', 2)
+    nearest = np.abs(thresholds - at).argmin()
+    for number, (name, values) in enumerate(curves.items()):
+        tint = COLOURS[number]
+        width = 4 - number
+        points = [(x, y) for x, y in zip(thresholds, values) if np.isfinite(y)]
+        chart.line(points, tint, width)
+        now = values[nearest]
+        text = name
+        if np.isfinite(now):
+            x, y = chart.place(at, now)
+            chart.pen.ellipse([x - 5, y - 5, x + 5, y + 5], tint, 'black')
+            text += f' {100 * now:.1f}'
+        chart.entry(number, text, tint, width)
+    return chart.picture
+
 # %% ../nbs/22_pictures.ipynb #7ae0133c
 def shortened(
     text: str,
@@ -245,6 +318,26 @@ def contact_page(
             pen.text((x, bottom - 32), shortened(first, font, side), fill='black', font=font)
             pen.text((x, bottom - 19), shortened(second, font, side), fill='black', font=font)
     return sheet
+
+# %% ../nbs/22_pictures.ipynb #a7b4ad89
+def put_together(
+    pictures: Sequence[Image.Image],
+    is_row: bool,     # beside each other, with their lower edges on a line; else below each other
+    gap: int = 12,    # between them, pixels
+) -> Image.Image:
+    "Pictures as one, on white."
+    along = 0 if is_row else 1
+    across = 1 - along
+    size = [0, 0]
+    size[along] = sum(picture.size[along] for picture in pictures) + gap * (len(pictures) - 1)
+    size[across] = max(picture.size[across] for picture in pictures)
+    found = Image.new('RGB', size, 'white')
+    at = 0
+    for picture in pictures:
+        place = (at, size[1] - picture.height) if is_row else (0, at)
+        found.paste(picture, place)
+        at += picture.size[along] + gap
+    return found
 
 # %% ../nbs/22_pictures.ipynb #61f9d0ec
 def flags_of(

@@ -29,6 +29,7 @@ PARTS = {
     5: 'Looking',
     6: 'Handing out',
     7: 'Systems',
+    8: 'More systems',
     9: 'The command',
 }
 # guides in order; others follow

@@ -41,8 +41,15 @@ def test_an_entry_in_the_dictionary_is_a_pooling_to_train_with(monkeypatch):
     assert torch.equal(model(batch.images).image, by_hand)
 
 
+def test_a_pooling_of_another_shape_is_told_with_what_it_must_make(monkeypatch):
+    monkeypatch.setitem(POOLINGS, 'whole', lambda features: features.mean((-2, -1), keepdim=True))
+    model = WordClassifier(small_backbone(), 4, num_words=5, pooling='whole')
+    with pytest.raises(InputError, match=r"pooling 'whole' made \(2, \d+, 1, 1\) .* must make"):
+        model(torch.randn(2, 3, 8, 12))
+
+
 def test_a_pooling_that_there_is_not_is_refused():
-    with pytest.raises(InputError, match="no pooling is called 'median'; there are hspp, gap, gmp"):
+    with pytest.raises(InputError, match="no pooling is called 'median' here; there are hspp, gap, gmp"):
         WordClassifier(small_backbone(), 2, pooling='median')
 
 
@@ -57,8 +64,9 @@ TWO_NUMBERS = ('long_side must be two numbers of pixels, 32 or more, the first n
 
 
 @pytest.mark.parametrize('settings, said', [
-    (dict(pooling='median'), 'pooling must be hspp, gap, gmp, attention, attention-0.1 or '
-                             'attention-1, not median'),
+    (dict(pooling='median'), 'pooling must be hspp, gap, gmp, attention, attention-0.1, '
+                             'attention-1, or that of another package which is installed here, '
+                             'not median'),
     (dict(words='none'), 'words must be learned, memory or None, not none'),
     (dict(num_words=0), 'num_words must be more than 0, not 0'),
     (dict(temperature=-1.), 'temperature must be more than 0, not -1.0'),

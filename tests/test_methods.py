@@ -161,27 +161,87 @@ def test_a_whole_system_in_small(name, shapes, tmp_path):
     assert len(list((this.root/'predictions').glob('*.png'))) == 10
 
 
-def test_a_method_of_another_package_runs_without_a_change_in_ours(shapes, tmp_path):
+def in_packages(tmp_path: Path, plugin: str) -> dict[str, str]:
+    "Install a package of these tests into a folder of its own; the environment that knows it."
     packages = tmp_path/'packages'
-    copied = tmp_path/'plugin'
-    shutil.copytree(PLUGIN, copied)
+    copied = tmp_path/plugin
+    shutil.copytree(PLUGIN.parent/plugin, copied)
     subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps',
                     '--no-build-isolation', '--target', packages, copied], check=True)
-    command = [sys.executable, '-c', 'from wsss_nb.cli import main; main()', 'run',
-               '--data', shapes, '--out', tmp_path/'run', '--classifier.epochs', '1',
-               '--classifier.batch-size', '4', '--cams.scales', '1', '--until', 'refine',
-               '--workers', '1', 'refiner:flood', '--refiner.rounds', '3']
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
-                          env=os.environ | {'PYTHONPATH': str(packages)})
+    return os.environ | {'PYTHONPATH': str(packages)}
+
+
+def command(*words, **options) -> subprocess.CompletedProcess:
+    "The command in a process of its own."
+    start = [sys.executable, '-c', 'from wsss_nb.cli import main; main()']
+    return subprocess.run([*start, *map(str, words)], capture_output=True, text=True, **options)
+
+
+def test_a_method_of_another_package_runs_without_a_change_in_ours(shapes, tmp_path):
+    known = in_packages(tmp_path, 'plugin')
+    done = command('run', '--data', shapes, '--out', tmp_path/'run', '--classifier.epochs', '1',
+                   '--classifier.batch-size', '4', '--cams.scales', '1', '--until', 'refine',
+                   '--workers', '1', 'refiner:flood', '--refiner.rounds', '3', env=known)
     assert done.returncode == 0, done.stderr[-3000:]
     written = json.loads((tmp_path/'run'/'config.json').read_text())
     assert written['system']['refiner']['method'] == 'flood'
     assert written['system']['refiner']['rounds'] == 3
     assert len(list((tmp_path/'run'/'pseudo').glob('*.png'))) == 8
     # without the package, the run is not opened, and the reason is said
-    done = subprocess.run([sys.executable, '-c', 'from wsss_nb.cli import main; main()',
-                           'compare', str(tmp_path/'run')], capture_output=True, text=True)
+    done = command('compare', tmp_path/'run')
     assert done.returncode == 2 and "no refiner is called 'flood' here" in done.stderr
+
+
+def test_a_pooling_and_a_system_of_another_package(shapes, tmp_path):
+    known = in_packages(tmp_path, 'plugin_pooling')
+    done = command('run', '--system', 'lse', '--data', shapes, '--out', tmp_path/'run',
+                   '--classifier.epochs', 1, '--classifier.batch-size', 4, '--cams.scales', 1,
+                   '--until', 'cams', '--workers', 0, env=known)
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = json.loads((tmp_path/'run'/'config.json').read_text())
+    assert written['system']['classifier']['pooling'] == 'lse'
+    assert written['system']['source'].startswith('Pinheiro')
+    done = command('compare', tmp_path/'run', env=known)
+    assert done.returncode == 0, done.stderr
+    done = command('cams', tmp_path/'run')     # without the package
+    assert done.returncode == 2 and 'lse' in done.stderr and 'another package' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def broken_package(folder: Path, group: str, code: str) -> dict[str, str]:
+    "A package with an entry point to `thing`, as pip would have put it; and the environment."
+    (folder/'odd-1.0.dist-info').mkdir(parents=True)
+    (folder/'odd.py').write_text(code)
+    (folder/'odd-1.0.dist-info'/'METADATA').write_text('Name: odd\nVersion: 1.0\n')
+    entry = f'[wsss_nb.{group}]\nmedian = odd:thing\n'
+    (folder/'odd-1.0.dist-info'/'entry_points.txt').write_text(entry)
+    return os.environ | {'PYTHONPATH': str(folder)}
+
+
+SLIP = '''
+from wsss_nb.visual_words import VisualWords
+class thing(VisualWords):
+    name = 'thing'
+    pooling = 'gap'
+'''
+
+
+@pytest.mark.parametrize('group, code, said', [
+    ('methods', 'def thing(): pass', 'this is no method'),
+    ('methods', SLIP, "pooling has no annotation, so it stays 'hspp'"),
+    ('methods', 'import nowhere', 'cannot be imported (No module named'),
+    ('systems', 'thing = 3', 'this is no `System`'),
+])
+def test_what_another_package_gets_wrong_is_a_sentence(group, code, said, tmp_path):
+    done = command('branch', env=broken_package(tmp_path/'odd', group, code))
+    assert done.returncode == 2 and said in done.stderr and 'odd:thing' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_the_pooling_of_the_guide_is_the_one_that_is_tested():
+    source = (PLUGIN.parent/'plugin_pooling'/'wsss_lse.py').read_text()
+    guide = PLUGIN.parents[1]/'docs'/'add_a_system.md'
+    assert f'```python\n{source}```' in guide.read_text()
 
 
 def test_the_plugin_is_short_and_is_the_one_that_the_guide_prints():

@@ -17,7 +17,7 @@ from .codebook import (Words, create_codebook, draw_memory, encode_words,
 from .files import InputError
 from .loaders import Batch
 from .losses import decov, entropy, word_loss
-from .pooling import POOLINGS, Pooling, gap
+from .pooling import POOLINGS, gap
 
 # %% ../nbs/17_classifier.ipynb #a6ba7462
 class Logits(NamedTuple):
@@ -40,14 +40,15 @@ class WordClassifier(nn.Module):
         backbone: nn.Module,          # (B, 3, H, W) -> (B, d, h, w), with `.channels` = d
         num_classes: int,             # C, background not counted
         num_words: int = 256,         # k
-        pooling: Pooling = 'hspp',    # what the image logits are pooled with
+        pooling: str = 'hspp',        # a key of `POOLINGS`: what the image logits are pooled with
         words: Literal['learned', 'memory'] | None = 'learned',  # codebook, memory bank, or none
         temperature: float = 1.0,     # of the words' softmax (eq. 2); published: 1
     ):
         super().__init__()
         if pooling not in POOLINGS:
             there = ', '.join(POOLINGS)
-            raise InputError(f"no pooling is called '{pooling}'; there are {there}")
+            raise InputError(f"no pooling is called '{pooling}' here; there are {there}. If it comes "
+                             'from another package, install that')
         if words not in ('learned', 'memory', None):
             raise InputError(f"words can be 'learned', 'memory' or None, not '{words}'")
         self.backbone = backbone
@@ -79,10 +80,18 @@ class WordClassifier(nn.Module):
             self.codebook.copy_(update_memory(self.codebook, features))
         return words
 
+    def pooled(self, features: torch.Tensor) -> torch.Tensor:
+        "Features (B, d, h, w) as (B, d). Raises `InputError` for a pooling that makes another shape."
+        found = POOLINGS[self.pooling](features)
+        if found.dim() != 2 or found.shape[1] != features.shape[1]:
+            raise InputError(f"pooling '{self.pooling}' made {tuple(found.shape)} of features "
+                             f'{tuple(features.shape)}; it must make {tuple(features.shape[:2])}')
+        return found
+
     def forward(self, images: torch.Tensor) -> Logits:
         "Logits of a batch of normalised images (B, 3, H, W)."
         features = self.backbone(images)
-        image = self.classifier(POOLINGS[self.pooling](features))
+        image = self.classifier(self.pooled(features))
         if self.words is None:
             return Logits(image, None, None, None)
         words = self.encode(features)

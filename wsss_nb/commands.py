@@ -31,8 +31,8 @@ from .run import Config, Run, RunSettings
 from .settings import WORKERS, check_settings
 from .shapes import make_shapes
 from .terms import Terms
-from .systems import (ABLATION, ROWS, SYSTEMS, ablation, describe_systems, known_methods,
-                             open_run)
+from .systems import (ABLATION, ROWS, ablation, describe_systems, known_methods,
+                             known_systems, open_run)
 from .download import download_voc2012
 from .whole_systems import TABLE_C
 
@@ -40,7 +40,7 @@ from .whole_systems import TABLE_C
 Positional = tyro.conf.Positional
 Folder = Annotated[Path, tyro.conf.arg(metavar='DIR')]
 Stage = Literal[STAGES]
-SystemName = Literal[tuple(SYSTEMS)]
+SystemName = Literal[tuple(known_systems())]
 
 @dataclass(frozen=True)
 class RunOptions(RunSettings):
@@ -52,7 +52,7 @@ class RunOptions(RunSettings):
         "The configuration with these parts of a system."
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         named = {f.name: getattr(parts, f.name) for f in dataclasses.fields(parts)}
-        source = SYSTEMS[self.system].source
+        source = known_systems()[self.system].source
         return Config(**values | {'system': System(source, **named)})
 
 # %% ../nbs/91_commands.ipynb #3a0dcae5
@@ -64,11 +64,11 @@ def print_metrics(run: Run) -> None:
         print(f'{sheet}: photos with their masks')
 
 def run_with(
-    name: str,       # a key of `SYSTEMS`
+    name: str,       # of a known system
     words: list[str] = (),   # of the command line
 ) -> Callable:       # the command `run`
     "The command `run`, with the settings of a system as its defaults."
-    Parts = system_options(SYSTEMS[name], known_methods())
+    Parts = system_options(known_systems()[name], known_methods())
     def run(
         options: Annotated[RunOptions, tyro.conf.arg(name='')],
         parts: Annotated[Parts, tyro.conf.arg(name='')] = Parts(),
@@ -284,7 +284,7 @@ def words(
 ) -> None:
     """Say how many visual words suit some photos: how well so many words foretell the tags, before
     any training."""
-    system = SYSTEMS['words']
+    system = known_systems()['words']
     settings = replace(system.classifier.backbone, name=backbone, weights=weights)
     classifier = replace(system.classifier, backbone=settings)
     config = Config(data, Path('unused'), replace(system, classifier=classifier), images=images,
@@ -399,10 +399,10 @@ Row = Literal[tuple(ABLATION)]
 
 # %% ../nbs/91_commands.ipynb #4b6117df
 def table_with(
-    name: str,       # a key of `SYSTEMS`
+    name: str,       # of a known system
 ) -> Callable:       # the command `table`
     "The command `table`, with the settings of a system as defaults of table (b)."
-    Parts = system_options(SYSTEMS[name], known_methods())
+    Parts = system_options(known_systems()[name], known_methods())
 
     @dataclass(frozen=True)
     class TableB:
@@ -425,7 +425,8 @@ def table_with(
                   f'{config.out}/table_b.png shows them')
             return
         kind = TABLE_A if isinstance(which, TableA) else TABLE_C
-        asked = {name: SYSTEMS[name] for name in which.systems}
+        systems = known_systems()
+        asked = {name: systems[name] for name in which.systems}
         told = Comparison(which.settings, asked, which.terms, known_methods()['refiner'],
                           ROWS[kind.name])
         path = told.out/f'table_{kind.name}'
@@ -470,7 +471,7 @@ def onnx(
 # %% ../nbs/91_commands.ipynb #e2a37cc1
 def system_named(
     arguments: list[str],   # behind the command
-) -> str:               # a key of `SYSTEMS`; an unknown one is left to tyro to refuse
+) -> str:               # of a known system; an unknown one is left to tyro to refuse
     "The system that a command line names, or else the default."
     named = 'words'
     for argument, after in zip(arguments, [*arguments[1:], '']):
@@ -478,7 +479,7 @@ def system_named(
             named = after
         if argument.startswith('--system='):
             named = argument.partition('=')[2]
-    return named if named in SYSTEMS else 'words'
+    return named if named in known_systems() else 'words'
 
 # %% ../nbs/91_commands.ipynb #f00542e2
 def find_command(

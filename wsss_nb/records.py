@@ -19,7 +19,7 @@ from typing import Any, Callable
 
 import torch
 
-import wsss_nb
+from . import files
 from .files import Fault, InputError
 from .training import device, process
 
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 @cache
 def revision() -> str | None:
     "The git revision of this code, with '-dirty' if files differ; None: it is in no repository."
-    root = Path(wsss_nb.__file__).resolve().parents[1]
+    root = Path(files.__file__).resolve().parents[1]
     if not (root/'.git').exists():
         return None
     command = ['git', '-C', str(root), 'describe', '--always', '--abbrev=40', '--exclude=*',

@@ -14,6 +14,7 @@ import csv
 import platform
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Callable, Iterable, Literal, Mapping, Sequence
 
@@ -21,14 +22,15 @@ import numpy as np
 import torch
 from torch import nn
 
-import wsss_nb
+from . import files
 from .codebook import cluster_words, encode_words, words_to_tags
+from .doubts import Useless
 from .files import Fault, InputError, finite, reading, whole_file, write_rows
 from .measuring import measure_new_cams
 from .photos import Photos, evenly
 from .pictures import COLOURS, drawing
 from .pipeline import run
-from .readers import rows_of
+from .readers import Diverged, rows_of
 from .run import Config, Run
 from .settings import method_name, to_json
 from .training import device, process
@@ -39,7 +41,7 @@ def data_file(
     name: str,  # of a file in `data/`
 ) -> Path:
     "A file of figures, installed or in a checkout."
-    package = Path(wsss_nb.__file__).parent
+    package = Path(files.__file__).parent
     installed = package/'data'/name
     return installed if installed.exists() else package.parent/'data'/name
 
@@ -337,7 +339,8 @@ def table_b(
     variants: Mapping[str, Config],   # by the name of their row
     seeds: Sequence[int] = (0,),      # each variant is trained with each
 ) -> str:                             # the table in Markdown
-    "Measure an ablation, or go on with it. Raises `InputError` for photos without masks."
+    """Measure an ablation, or go on with it. A variant that learns nothing gets no row. Raises
+    `InputError` for photos without masks, and if no variant has a row."""
     if not seeds or not variants:
         raise InputError('a table needs a seed and a variant')
     out = Path(config.out)
@@ -348,19 +351,21 @@ def table_b(
     measured = {}
     for row in read_rows(out/'table_b.csv', settings_of(config), ('seed', 'variant')):
         measured[row['seed'], row['variant']] = row
-    number = 0
-    for seed in dict.fromkeys(seeds):
-        for name, variant in variants.items():
-            number += 1
-            count = len(set(seeds)) * len(variants)
-            if process().is_main_process:
-                print(f'{number} of {count}: {name}, seed {seed}', flush=True)
-            measured[seed, name] = measure_variant(replace(variant, out=out), name, seed)
-            rows = in_order(measured.values(), variants)
-            if process().is_main_process:
-                text = write_table_b(out, rows)
-            process().wait_for_everyone()
-    return text if process().is_main_process else ''
+    text = ''
+    asked = list(product(dict.fromkeys(seeds), variants))
+    for number, (seed, name) in enumerate(asked, 1):
+        one = f'{name}, seed {seed}'
+        process().print(f'{number} of {len(asked)}: {one}', flush=True)
+        try:
+            measured[seed, name] = measure_variant(replace(variants[name], out=out), name, seed)
+        except (Diverged, Useless) as error:   # the others can be measured all the same
+            process().print(f'{one}, gets no row: {error}', flush=True)
+        if measured and process().is_main_process:
+            text = write_table_b(out, in_order(measured.values(), variants))
+        process().wait_for_everyone()
+    if not measured:
+        raise InputError(f'{out}: none of these variants has learned anything; see above')
+    return text
 
 def in_order(
     rows: Iterable[Mapping],   # of `measure_variant`, or of another table with seeds

@@ -18,7 +18,7 @@ from .classifier import WordClassifier, tag_loss
 from .codebook import encode_words, word_use
 from .loaders import Augmentation, Batch, TaggedCrops
 from .photos import evenly
-from .pooling import POOLINGS, Pooling
+from .pooling import POOLINGS
 from .settings import negative, not_among, not_positive
 from .training import OPTIMISERS, At, TrainingSettings
 from .work import Lead, Trained, Work, photo_pixels
@@ -32,8 +32,9 @@ class VisualWords(Trained):
     title: ClassVar[str] = 'classifier'
     training: Annotated[TrainingSettings, tyro.conf.arg(name='')] = TrainingSettings(
         optimiser=OPTIMISERS['words'])
-    # makes one feature vector of a photo's map, for its tags; the baseline has gap
-    pooling: Pooling = 'hspp'
+    # makes one feature vector of a photo's map, for its tags: hspp, gmp, attention, attention-0.1,
+    # attention-1, or one of another package; the baseline has gap
+    pooling: str = 'hspp'
     # visual words: a learned codebook, a memory bank (VWL-M), or None, as in the baseline
     words: Literal['learned', 'memory'] | None = 'learned'
     # how many visual words the codebook has
@@ -125,7 +126,9 @@ def faults(
 ) -> list[str]:       # sentences that begin with a setting's name
     "What can't work in these settings."
     found = not_positive(self, 'num_words', 'temperature') + negative(self, 'decov')
-    found += not_among(self, 'pooling', tuple(POOLINGS))
+    if self.pooling not in POOLINGS:
+        found.append(f'pooling must be {", ".join(POOLINGS)}, or that of another package which is '
+                     f'installed here, not {self.pooling}')
     found += not_among(self, 'words', ('learned', 'memory', None))
     if self.decov and self.words != 'learned':
         found.append(f'decov is for learned words; with words {self.words} it must be 0, '

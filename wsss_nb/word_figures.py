@@ -22,7 +22,7 @@ from .codebook import WordUse, encode_words, word_use
 from .files import Fault, InputError, whole_file
 from .photos import at_most, evenly
 from .pictures import drawing, overlay_map, show
-from .pooling import POOLINGS, Pooling
+from .pooling import POOLINGS
 from .run import Run
 from .shapes import SHAPES_PARTS, shapes_parts
 from .tables import feature_maker
@@ -32,7 +32,7 @@ from .work import looking
 def pooling_credit(
     features: torch.Tensor,  # F: (B, d, h, w)
     weight: torch.Tensor,    # (d,): the classifier's weights of a class
-    pooling: Pooling = 'hspp',
+    pooling: str = 'hspp',   # a key of `POOLINGS`
 ) -> torch.Tensor:           # (B, h, w)
     "How much each location adds to the logit of a class; the sum is the logit."
     with torch.inference_mode(False), torch.enable_grad():
@@ -54,7 +54,7 @@ def credit_map(
     network: nn.Module,     # of `pooling_network`
     features: torch.Tensor, # F: (1, d, h, w)
     label: int,             # a class, from 0
-    pooling: Pooling,
+    pooling: str,           # a key of `POOLINGS`
     size: tuple[int, int],  # (height, width) of the result
 ) -> tuple[np.ndarray, float]:  # credit where it is over 0, float32 of that size, 0..1; the logit
     "Where the logit of a class would come from with a pooling."

@@ -27,8 +27,8 @@ from .methods import System, stages_of
 from .photos import Photos
 from .records import FORMAT, PUT_BACK, check_format, check_metrics, environment
 from .settings import (WORKERS, Methods, absent_files, beyond, check_settings, device,
-                              differences, from_json, negative, not_among, not_positive, process,
-                              to_json)
+                              differences, from_json, later, negative, not_among, not_positive,
+                              process, to_json)
 from .training import Machine
 from .work import Maker, Work, photo_side
 
@@ -50,6 +50,7 @@ class RunSettings:
     precision: Literal['no', 'bf16', 'fp16'] | None = None
     seed: int = 0          # of all that is drawn at random
     workers: int = WORKERS   # processes that read photos: one a core, 8 at most; same results
+    compile: bool = later(False)   # let PyTorch compile what is trained (docs/speed.md)
 
     def faults(self) -> list[str]:
         found = (not_positive(self, 'longest') + negative(self, 'seed', 'workers')
@@ -203,7 +204,7 @@ class Run:
     @property
     def machine(self) -> Machine:
         "How this run is computed."
-        return Machine(self.precision, self.config.workers)
+        return Machine(self.precision, self.config.workers, compiles=self.config.compile)
 
     @property
     def cams(self) -> StoredMaps:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'MAPS', 'LONG_SIDE', 'CRF', 'CRF_RANGES', 'Kind', 'picture_size', 'Opened', 'Explorer', 'same_photos',
-           'contents', 'list_differences', 'explorers_of', 'Order', 'View', 'write_link', 'read_number', 'one_of',
-           'Asked', 'read_shared', 'read_views', 'read_link']
+           'shared_lists', 'contents', 'list_differences', 'explorers_of', 'Order', 'View', 'write_link', 'read_number',
+           'one_of', 'Asked', 'read_shared', 'read_views', 'read_link']
 
 # %% ../nbs/53_explorer.ipynb #4cfb0412
 import inspect
@@ -142,7 +142,7 @@ def missing(self: Explorer) -> list[str]:
                         f'`{self.makes(kind)}` makes them')
     return said
 
-# %% ../nbs/53_explorer.ipynb #caa5968d
+# %% ../nbs/53_explorer.ipynb #e024796d
 @patch
 def described(self: Explorer) -> str:
     "Which maps of this run follow a background score, in a sentence."
@@ -157,7 +157,7 @@ def described(self: Explorer) -> str:
                 'predictions those without')
     return 'The background score cuts the CAMs, which pseudo masks come from'
 
-# %% ../nbs/53_explorer.ipynb #da285718
+# %% ../nbs/53_explorer.ipynb #171c6804
 @patch
 def where(
     self: Explorer,
@@ -178,7 +178,11 @@ def same_photos(
     "The photos of a list that another run has, too."
     return [name for name in one.places[split] if two.where((split, name)) is not None]
 
-# %% ../nbs/53_explorer.ipynb #d6986d90
+def shared_lists(one: Explorer, two: Explorer) -> list[str]:
+    "The lists of a run that have photos which another run has, too."
+    return [split for split in one.places if same_photos(one, two, split)]
+
+# %% ../nbs/53_explorer.ipynb #d280cfa4
 def contents(explorer: Explorer) -> dict[str, str]:   # id -> fingerprint of the photo's pixels
     "What the run has noted of its photos."
     known = read_fingerprints(explorer.run.root/FINGERPRINTS)
@@ -188,23 +192,24 @@ def contents(explorer: Explorer) -> dict[str, str]:   # id -> fingerprint of the
             found[name] = noted.photo.content
     return found
 
-# %% ../nbs/53_explorer.ipynb #60526342
+# %% ../nbs/53_explorer.ipynb #02899cca
 def list_differences(one: Explorer, two: Explorer) -> list[str]:
-    "In what the lists of two runs differ, a sentence a list; [] if in nothing."
+    "In what the photos of two runs differ, in sentences; [] if in nothing."
     known = contents(one)
     other = contents(two)
     said = []
     for split, places in one.places.items():
         shared = same_photos(one, two, split)
+        noted = [name for name in shared if name in known and name in other]
         counts = {
             f'only in {one.run.root.name}': len(places) - len(shared),
-            f'only in {two.run.root.name}, not shown':
-                len(set(two.places.get(split, ())) - set(shared)),
-            'different photos of the same name':
-                sum(known.get(name, other[name]) != other[name] for name in shared if name in other)}
+            'different photos of the same name': sum(known[n] != other[n] for n in noted)}
         parts = [f'{count} {what}' for what, count in counts.items() if count]
         if parts:
             said.append(f"list {split}: {len(shared)} in both; {'; '.join(parts)}")
+    more = set().union(*two.places.values()) - set().union(*one.places.values())
+    if more:
+        said.append(f'not shown, since only {two.run.root.name} has them: {len(more)} photos')
     return said
 
 # %% ../nbs/53_explorer.ipynb #e8d04160
@@ -222,7 +227,7 @@ def explorers_of(
             problem = f"its classes are {', '.join(two.classes)}, those of {run.root} "
             raise InputError(Fault(other.root, problem + ', '.join(one.classes),
                                    'Name two runs with the same classes'))
-        if not any(same_photos(one, two, split) for split in one.splits):
+        if not shared_lists(one, two):
             raise InputError(Fault(other.root, f'it has no photo of {run.root}',
                                    'Name two runs on the same photos'))
     return found
@@ -377,7 +382,7 @@ class View:
     crf: Mapping[str, float] = field(default_factory=CRF.copy)   # settings of `refine_labels`
     place: tuple[float, float] | None = None   # clicked: x and y, 0..1 of width and height
 
-# %% ../nbs/53_explorer.ipynb #08705126
+# %% ../nbs/53_explorer.ipynb #4f87cc0c
 def write_link(
     explorers: Sequence[Explorer],
     views: Sequence[View],      # of each, of the same photo
@@ -401,7 +406,7 @@ def write_link(
     said += [(name, f'{value:g}') for name, value in first.crf.items() if value != CRF[name]]
     return urlencode(said)
 
-# %% ../nbs/53_explorer.ipynb #231aed59
+# %% ../nbs/53_explorer.ipynb #bfa7763f
 def read_number(text: str, low: float, high: float) -> float:
     "A number of a link. Raises `InputError` for what is none, or lies outside."
     try:
@@ -418,7 +423,7 @@ def one_of(what: str, asked: str, there: Sequence[str]) -> str:
         raise InputError(f'this link names the {what} {asked!r}, which is not here')
     return asked
 
-# %% ../nbs/53_explorer.ipynb #81c2efb3
+# %% ../nbs/53_explorer.ipynb #d9fddd67
 class Asked(NamedTuple):
     "What a link asks for."
     views: list[View]
@@ -442,14 +447,15 @@ def read_shared(said: Mapping[str, Sequence[str]], explorer: Explorer) -> dict:
     found['crf'] = CRF | changed
     return found
 
-# %% ../nbs/53_explorer.ipynb #b77bd38a
+# %% ../nbs/53_explorer.ipynb #c81f596e
 def read_views(
     said: Mapping[str, Sequence[str]],   # by name, of a link
     explorers: Sequence[Explorer],
 ) -> list[View]:                         # of each
     "What a link says of each run. Raises `InputError` for what is not here."
     first = explorers[0]
-    split = one_of('list', said.get('list', [''])[0], list(first.splits))
+    lists = shared_lists(first, explorers[-1])
+    split = one_of('list', said.get('list', [''])[0], lists)
     name = one_of('photo', said.get('photo', [''])[0], list(first.places[split]))
     shared = read_shared(said, first)
     views = []
@@ -460,7 +466,7 @@ def read_views(
         raise InputError('this link lacks the maps, or the background score, of a run')
     return views
 
-# %% ../nbs/53_explorer.ipynb #f6de9e33
+# %% ../nbs/53_explorer.ipynb #b0904c8c
 def read_link(
     link: str,                    # of `write_link`
     explorers: Sequence[Explorer],

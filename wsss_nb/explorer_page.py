@@ -27,7 +27,7 @@ from typing import Callable, Iterator, Sequence
 from fastcore.basics import patch
 
 from .explorer import (CRF, Asked, Explorer, Order, View, explorers_of,
-                              list_differences, picture_size, read_link, same_photos,
+                              list_differences, picture_size, read_link, shared_lists,
                               write_link)
 from .explorer_columns import Column, Frame, button, crf_slider, dropdown, keys_html, row, script
 from .explorer_panels import PANELS, STYLE, draw_sheet, in_html, legend_html, to_png
@@ -62,7 +62,7 @@ class Page:
         self.listen()
         self.relist()
 
-# %% ../nbs/56_explorer_page.ipynb #a294f7c8
+# %% ../nbs/56_explorer_page.ipynb #08bfdf2e
 @patch
 def make(self: Page) -> None:
     "Make the parts of the page."
@@ -70,11 +70,10 @@ def make(self: Page) -> None:
                     for number, explorer in enumerate(self.explorers)]
     self.crf = {name: crf_slider(name) for name in CRF}
     self.frames = [Frame(self.jump(n)) for n in range(self.thumbnails)]
-    self.make_choices([split for split in self.first.splits
-                       if same_photos(self.first, self.explorers[-1], split)])
+    self.make_choices(shared_lists(self.first, self.explorers[-1]))
     self.make_signs()
 
-# %% ../nbs/56_explorer_page.ipynb #62383510
+# %% ../nbs/56_explorer_page.ipynb #bb97bf00
 @patch
 def make_choices(self: Page, splits: Sequence[str]) -> None:   # with photos that all runs have
     "Make the widgets that say which photo is shown, and how."
@@ -95,7 +94,7 @@ def make_choices(self: Page, splits: Sequence[str]) -> None:   # with photos tha
                                        layout={'width': 'auto'})
     self.panel.add_class('wsss-panels')
 
-# %% ../nbs/56_explorer_page.ipynb #6f8268c1
+# %% ../nbs/56_explorer_page.ipynb #f8fbc498
 @patch
 def make_signs(self: Page) -> None:
     "Make what the page says of itself, and what it exchanges with the script in the browser."
@@ -162,7 +161,7 @@ def arranged_above(self: Page) -> list:   # of widgets
             row(self.shown, self.strength, self.joint), crf,
             widgets.HTML(legend_html(self.first.classes), layout={'margin': '0'})]
 
-# %% ../nbs/56_explorer_page.ipynb #aac8f953
+# %% ../nbs/56_explorer_page.ipynb #29c89a23
 @patch
 def arranged(self: Page):   # a VBox
     "The widgets in their places, with the script."
@@ -216,7 +215,7 @@ def choose(self: Page) -> None:
     self.show_thumbnails()
     self.show()
 
-# %% ../nbs/56_explorer_page.ipynb #1efa2682
+# %% ../nbs/56_explorer_page.ipynb #e49a2b99
 @patch
 def meet(self: Page, photo: tuple[str, str]) -> None:   # split and id
     "Of a new photo, no place is clicked yet, and the maps of its own tags can be chosen."
@@ -266,7 +265,7 @@ def show(self: Page) -> None:
         column.show(self.view(column))
     self.write_address()
 
-# %% ../nbs/56_explorer_page.ipynb #fc0e1355
+# %% ../nbs/56_explorer_page.ipynb #1f1d52ee
 @patch
 def view(self: Page, column: Column) -> View:
     "What the widgets say of a run."
@@ -300,7 +299,7 @@ def begin(self: Page) -> None:
     for column in self.columns[1:]:
         column.count(lambda: None)
 
-# %% ../nbs/56_explorer_page.ipynb #d073c707
+# %% ../nbs/56_explorer_page.ipynb #30c4aa15
 @patch
 def write_address(self: Page) -> None:
     "Write the link to what is seen."
@@ -321,7 +320,7 @@ def hear(self: Page) -> None:
         self.notice.value = f'<b>{in_html(str(error))}</b>'
     self.write_address()
 
-# %% ../nbs/56_explorer_page.ipynb #4d8b09a2
+# %% ../nbs/56_explorer_page.ipynb #f218a2aa
 @patch
 def follow(self: Page, asked: Asked) -> None:
     "Bring the widgets to what a link asks for."
@@ -346,7 +345,7 @@ def follow(self: Page, asked: Asked) -> None:
     self.is_following = False
     self.show()
 
-# %% ../nbs/56_explorer_page.ipynb #06568315
+# %% ../nbs/56_explorer_page.ipynb #dc462d31
 @patch
 def save(self: Page) -> None:
     "Hand out what is seen as a picture; the script in the browser keeps it."
@@ -355,12 +354,12 @@ def save(self: Page) -> None:
     for column in self.columns:
         explorer = column.explorer
         captions.append(explorer.caption(column.view))
-        shown = [explorer.panel(name, column.view) for name in column.visible(self.panel.value or None)]
+        names = column.visible(self.panel.value or None)
+        shown = [explorer.panel(name, column.view) for name in names]
         panels.append(shown if self.place is None else [*shown, explorer.word(column.view)])
-    across = 3 if len(self.columns) == 1 else 2
-    sheet = draw_sheet(captions, panels, picture_size((4, 3)), across)
-    names = [self.met[1], *(explorer.run.root.name for explorer in self.explorers)]
-    name = re.sub(r'[^\w.-]+', '_', '-'.join(names))
+    sheet = draw_sheet(captions, panels, picture_size((4, 3)), 4 - len(self.columns))
+    runs = [explorer.run.root.name for explorer in self.explorers]
+    name = re.sub(r'[^\w.-]+', '_', '-'.join([self.met[1], *runs]))
     content = b64encode(to_png(sheet)).decode()
     self.saves += 1    # the same picture again is a new file
     self.saved.value = (f'<a download="{name}.png" data-number="{self.saves}" '
@@ -440,10 +439,10 @@ def write_template(
     page = '''{%- extends 'voila/templates/lab/index.html.j2' -%}
 {%- block notebook_css -%}
 {{ super() | replace('https://cdn.jsdelivr.net/', 'NOTHING') }}
-{{ resources.include_css('static/theme-dark.css') | replace('<style', '<style DARK') }}
+{{ resources.include_css('static/theme-dark.css') | replace('rel=', 'media=DARK rel=') }}
 <style>:root { color-scheme: light dark; }</style>
 {%- endblock notebook_css -%}
-'''.replace('NOTHING', NOTHING).replace('DARK', 'media="(prefers-color-scheme: dark)"')
+'''.replace('NOTHING', NOTHING).replace('DARK', '(prefers-color-scheme:dark)')
     (here/'index.html.j2').write_text(page, encoding='utf-8')
 
 # %% ../nbs/56_explorer_page.ipynb #188dccda

@@ -65,9 +65,20 @@ STYLE = '''<style>
 .wsss b { font-weight: 600; }
 .wsss h3 { margin: 8px 0 0; font-size: 17px; }
 .wsss small { font-size: 12px; opacity: .85; overflow-wrap: anywhere; }
-.wsss :focus-visible, .wsss .noUi-handle:focus { outline: 3px solid #0072b2; outline-offset: 1px; }
+.wsss :focus-visible, .wsss .noUi-handle:focus { outline: 3px solid #0072b2 !important; }
 .wsss code { font-size: 12px; background: #80808030; padding: 0 3px; border-radius: 3px; }
 .wsss-panel img { border-radius: 3px; }
+.wsss-run-0, .wsss-run-1 { display: grid !important; grid-row: span 6; row-gap: 0;
+  grid-template-rows: subgrid; }   /* what belongs together stands side by side */
+.wsss-status { grid-row: 3; }
+.wsss-panel-grid { grid-row: 5; }
+.wsss-word { grid-row: 6; }
+.wsss-panels button.mod-active { box-shadow: inset 0 -3px #0072b2; }
+.wsss .jupyter-widget-Collapse-header { color: var(--jp-ui-font-color1); }
+.wsss { --jp-widgets-dropdown-arrow: url("data:image/svg+xml,%3Csvg \
+xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E%3Cpath d='M4 7l5 5 5-5' fill='none' \
+stroke='%23808080' stroke-width='2'/%3E%3C/svg%3E"); }   /* grey: it is seen on dark pages too */
+.wsss-link a { text-decoration: underline; color: var(--jp-content-link-color); }
 .wsss-alone { grid-template-columns: minmax(0, 1fr) !important; }
 .wsss-alone img { max-width: 720px !important; }
 .wsss-run-0 .wsss-photo img, .wsss-run-1 .wsss-photo img { cursor: crosshair; }
@@ -81,6 +92,7 @@ STYLE = '''<style>
 @media (max-width: 600px) {
   .wsss-thumb, .wsss-thumb > * { width: 54px !important; }
   .wsss-thumb img { height: 41px !important; }
+  .wsss-panel-grid:not(.wsss-alone) { grid-template-columns: 1fr 1fr !important; }
 }
 </style>'''
 
@@ -135,7 +147,7 @@ def paint(
             write_name(picture, region, names[label - 1])
     return picture
 
-# %% ../nbs/54_explorer_panels.ipynb #14e4d84f
+# %% ../nbs/54_explorer_panels.ipynb #073901f7
 class Panel(NamedTuple):
     "A picture, or None, with a title and a sentence."
     title: str
@@ -320,7 +332,7 @@ def look_for_words(
     for done, _ in enumerate(self.search.look(places), 1):
         yield done, len(places)
 
-# %% ../nbs/54_explorer_panels.ipynb #f78aba8d
+# %% ../nbs/54_explorer_panels.ipynb #fda5c1bc
 @patch
 def photo_words(self: Explorer, photo: tuple[str, str]) -> PhotoWords:   # split and id
     "The words of a photo, looked at once."
@@ -413,7 +425,7 @@ def word(self: Explorer, view: View) -> Panel:
         return Panel(title, f'{note}; nowhere else in {len(self.search.counts)} photos', None)
     return Panel(title, note, draw_strip(self.run, places[:8]))
 
-# %% ../nbs/54_explorer_panels.ipynb #fe3e7e1d
+# %% ../nbs/54_explorer_panels.ipynb #35b064bf
 def draw_sheet(
     captions: Sequence[Sequence[str]],    # of each run, lines
     panels: Sequence[Sequence[Panel]],    # of each run
@@ -435,7 +447,7 @@ def draw_sheet(
     columns = [ImageOps.pad(c, (c.width, height), color='white', centering=(0, 0)) for c in columns]
     return put_together(columns, is_row=True, gap=24)
 
-# %% ../nbs/54_explorer_panels.ipynb #bde881bc
+# %% ../nbs/54_explorer_panels.ipynb #1e855f3e
 @patch
 def caption(self: Explorer, view: View) -> list[str]:   # lines; the first is the run's name
     "What a picture of a view has to say of itself."

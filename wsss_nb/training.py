@@ -34,7 +34,7 @@ from .readers import (LOWER, At, Diverged, Log, check_archive, check_memory, che
                              fixed_settings)
 from .settings import (WORKERS, beyond, device, later, negative, not_among, not_positive,
                               process)
-from .stages import keeps_its_size, layer_rates
+from .stages import compiled, keeps_its_size, layer_rates
 
 # %% ../nbs/13_training.ipynb #59901afa
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Machine:
     precision: Literal['no', 'bf16', 'fp16'] = 'no'   # mixed precision
     workers: int = WORKERS   # processes that read photos; without effect on the results
     step_done: Callable[['At'], None] | None = None   # is told of each step of a training
+    compiles: bool = False   # the stages of backbones that are trained, see `compiled`
 
     def faults(self) -> list[str]:
         return (not_among(self, 'precision', ('no', 'bf16', 'fp16'))
@@ -476,7 +477,7 @@ def train(
         return load_model(model, folder).to(accelerator.device)
     this = Training(model, dataset, folder, settings, accelerator, machine.workers, seed, rates)
     bar = progress(None, what, this.steps, this.first, 'step')
-    with interruptible() as interrupted, bar:
+    with compiled(model, machine.compiles), interruptible() as interrupted, bar:
         for step, batch in enumerate(raised(this.loader), this.first):
             at = At(step, this.steps, this.steps_per_epoch)
             terms = this.step(loss, batch, at)

@@ -132,7 +132,7 @@ def draw_map(
     title = run.root.name
     if truth is not None:
         miou = photo_miou(cam.to_labels(run.background), truth, len(run.classes) + 1)
-        title += f': {100 * miou:.0f}'
+        title += f', mIoU {100 * miou:.0f}'
     show(axis, overlay_map(image, cam.resize().max(0, initial=0)), title)
     if truth is not None:
         contour(axis, (truth > 0) & (truth < IGNORE), 'white')
@@ -176,7 +176,7 @@ def photo_and_masks(
     if truth is None:
         return image, {'prediction': labels}
     miou = photo_miou(labels, truth, len(run.classes) + 1)
-    return image, {f'prediction: {100 * miou:.0f}': labels, 'truth': truth}
+    return image, {f'prediction, mIoU {100 * miou:.0f}': labels, 'truth': truth}
 
 # %% ../nbs/51_figures.ipynb #967224e7
 def draw_segmentations(

@@ -142,7 +142,7 @@ def missing(self: Explorer) -> list[str]:
                         f'`{self.makes(kind)}` makes them')
     return said
 
-# %% ../nbs/53_explorer.ipynb #e024796d
+# %% ../nbs/53_explorer.ipynb #e0f4e66f
 @patch
 def described(self: Explorer) -> str:
     "Which maps of this run follow a background score, in a sentence."
@@ -157,7 +157,7 @@ def described(self: Explorer) -> str:
                 'predictions those without')
     return 'The background score cuts the CAMs, which pseudo masks come from'
 
-# %% ../nbs/53_explorer.ipynb #171c6804
+# %% ../nbs/53_explorer.ipynb #ddbbbb7d
 @patch
 def where(
     self: Explorer,
@@ -182,7 +182,7 @@ def shared_lists(one: Explorer, two: Explorer) -> list[str]:
     "The lists of a run that have photos which another run has, too."
     return [split for split in one.places if same_photos(one, two, split)]
 
-# %% ../nbs/53_explorer.ipynb #d280cfa4
+# %% ../nbs/53_explorer.ipynb #831b38e5
 def contents(explorer: Explorer) -> dict[str, str]:   # id -> fingerprint of the photo's pixels
     "What the run has noted of its photos."
     known = read_fingerprints(explorer.run.root/FINGERPRINTS)
@@ -192,7 +192,7 @@ def contents(explorer: Explorer) -> dict[str, str]:   # id -> fingerprint of the
             found[name] = noted.photo.content
     return found
 
-# %% ../nbs/53_explorer.ipynb #02899cca
+# %% ../nbs/53_explorer.ipynb #a8be652c
 def list_differences(one: Explorer, two: Explorer) -> list[str]:
     "In what the photos of two runs differ, in sentences; [] if in nothing."
     known = contents(one)
@@ -382,7 +382,7 @@ class View:
     crf: Mapping[str, float] = field(default_factory=CRF.copy)   # settings of `refine_labels`
     place: tuple[float, float] | None = None   # clicked: x and y, 0..1 of width and height
 
-# %% ../nbs/53_explorer.ipynb #4f87cc0c
+# %% ../nbs/53_explorer.ipynb #48a349a7
 def write_link(
     explorers: Sequence[Explorer],
     views: Sequence[View],      # of each, of the same photo
@@ -406,7 +406,7 @@ def write_link(
     said += [(name, f'{value:g}') for name, value in first.crf.items() if value != CRF[name]]
     return urlencode(said)
 
-# %% ../nbs/53_explorer.ipynb #bfa7763f
+# %% ../nbs/53_explorer.ipynb #535d1898
 def read_number(text: str, low: float, high: float) -> float:
     "A number of a link. Raises `InputError` for what is none, or lies outside."
     try:
@@ -423,7 +423,7 @@ def one_of(what: str, asked: str, there: Sequence[str]) -> str:
         raise InputError(f'this link names the {what} {asked!r}, which is not here')
     return asked
 
-# %% ../nbs/53_explorer.ipynb #d9fddd67
+# %% ../nbs/53_explorer.ipynb #24e4d339
 class Asked(NamedTuple):
     "What a link asks for."
     views: list[View]
@@ -447,7 +447,7 @@ def read_shared(said: Mapping[str, Sequence[str]], explorer: Explorer) -> dict:
     found['crf'] = CRF | changed
     return found
 
-# %% ../nbs/53_explorer.ipynb #c81f596e
+# %% ../nbs/53_explorer.ipynb #398686fc
 def read_views(
     said: Mapping[str, Sequence[str]],   # by name, of a link
     explorers: Sequence[Explorer],
@@ -466,7 +466,7 @@ def read_views(
         raise InputError('this link lacks the maps, or the background score, of a run')
     return views
 
-# %% ../nbs/53_explorer.ipynb #b0904c8c
+# %% ../nbs/53_explorer.ipynb #cda4beba
 def read_link(
     link: str,                    # of `write_link`
     explorers: Sequence[Explorer],

@@ -44,7 +44,7 @@ class Cell:
         if picture is not None:
             self.image.value = to_png(picture)
 
-# %% ../nbs/55_explorer_columns.ipynb #3116b416
+# %% ../nbs/55_explorer_columns.ipynb #b1cf975e
 KEYS = {   # as browsers call them -> the button that they press
     'n': 'next photo', 'ArrowRight': 'next photo',
     'p': 'previous photo', 'ArrowLeft': 'previous photo',
@@ -75,7 +75,7 @@ def crf_slider(name: str):   # a FloatSlider
         style={'description_width': '150px'}, layout={'width': '380px', 'max_width': '100%'},
         **CRF_RANGES[name])
 
-# %% ../nbs/55_explorer_columns.ipynb #89bf317f
+# %% ../nbs/55_explorer_columns.ipynb #14d1328c
 def dropdown(options: Sequence, name: str, width: str):   # a Dropdown
     "A choice with its name before it."
     import ipywidgets as widgets
@@ -103,7 +103,7 @@ def row(*children):   # an HBox
     return widgets.HBox(children, layout={'flex_flow': 'row wrap', 'align_items': 'center',
                                           'overflow': 'visible'})
 
-# %% ../nbs/55_explorer_columns.ipynb #102ffccc
+# %% ../nbs/55_explorer_columns.ipynb #451a0362
 PRESSING = """
 const page = () => document.querySelector('.PAGE');
 const changes = [];    // what is to be done when the page has changed
@@ -130,7 +130,7 @@ document.addEventListener('keydown', event => {
 }, true);
 """
 
-# %% ../nbs/55_explorer_columns.ipynb #3672e087
+# %% ../nbs/55_explorer_columns.ipynb #9e0a3b5e
 DESCRIBING = """
 changes.push(root => {
     for (const cell of root.querySelectorAll('.wsss-panel')) {
@@ -154,7 +154,7 @@ changes.push(root => {
     link.click(); });
 """
 
-# %% ../nbs/55_explorer_columns.ipynb #8a766b98
+# %% ../nbs/55_explorer_columns.ipynb #2031646a
 ADDRESS = """
 let told = 0;          // links, to Python
 let answered = 0;      // of these
@@ -174,7 +174,7 @@ window.addEventListener('popstate', () => {
     tell(location.hash.slice(1)); });
 """
 
-# %% ../nbs/55_explorer_columns.ipynb #612ed7c9
+# %% ../nbs/55_explorer_columns.ipynb #12a61783
 FOLLOWING = """
 changes.push(root => {
     const now = location.hash.slice(1);
@@ -191,7 +191,7 @@ changes.push(root => {
     answered = told; });
 """
 
-# %% ../nbs/55_explorer_columns.ipynb #cfe857a4
+# %% ../nbs/55_explorer_columns.ipynb #677584fb
 WATCHING = """
 let isDue = false;
 const change = () => {
@@ -278,7 +278,7 @@ class Frame:
         mark = self.box.add_class if is_chosen else self.box.remove_class
         mark('wsss-chosen')
 
-# %% ../nbs/55_explorer_columns.ipynb #c88b550b
+# %% ../nbs/55_explorer_columns.ipynb #8ed3108f
 class ScoreBar:
     "The background score of a run, and the maps that it cuts."
     def __init__(self, explorer: Explorer, changed: Callable[[], None]):   # when it was moved
@@ -301,7 +301,7 @@ class ScoreBar:
         self.maps.observe(lambda _: self.choose(), 'value')
         self.slider.observe(lambda _: changed(), 'value')
 
-# %% ../nbs/55_explorer_columns.ipynb #45663516
+# %% ../nbs/55_explorer_columns.ipynb #d6aa66e0
 @patch
 def back(self: ScoreBar) -> None:
     "Bring the slider to the run's own score in these maps."
@@ -348,7 +348,7 @@ class Column:
         self.box = self.arranged()
         self.box.add_class(f'wsss-run-{number}')
 
-# %% ../nbs/55_explorer_columns.ipynb #222c00aa
+# %% ../nbs/55_explorer_columns.ipynb #a84cb82a
 @patch
 def fail(self: Column, message: str) -> None:
     "Say what went wrong, in the place of the progress."
@@ -396,7 +396,7 @@ def arranged(self: Column):   # a VBox
     parts = [head, self.bar.box, self.status, self.absent, self.grid, self.cells['word'].box]
     return widgets.VBox(parts, layout={'min_width': '0', 'overflow': 'visible'})
 
-# %% ../nbs/55_explorer_columns.ipynb #6942faf6
+# %% ../nbs/55_explorer_columns.ipynb #3c19eb5d
 @patch
 def visible(self: Column, alone: str | None) -> list[str]:   # of PANELS
     "The panels that are shown, if one of them is to be alone, or none (None)."

@@ -29,7 +29,8 @@ from fastcore.basics import patch
 from .explorer import (CRF, Asked, Explorer, Order, View, explorers_of,
                               list_differences, picture_size, read_link, shared_lists,
                               write_link)
-from .explorer_columns import Column, Frame, button, crf_slider, dropdown, keys_html, row, script
+from .explorer_columns import (Column, Frame, button, crf_slider, dropdown, keys_html, row,
+                                      script)
 from .explorer_panels import PANELS, STYLE, draw_sheet, in_html, legend_html, to_png
 from .files import InputError
 from .run import Run
@@ -62,7 +63,7 @@ class Page:
         self.listen()
         self.relist()
 
-# %% ../nbs/56_explorer_page.ipynb #08bfdf2e
+# %% ../nbs/56_explorer_page.ipynb #5f2a51e3
 @patch
 def make(self: Page) -> None:
     "Make the parts of the page."
@@ -73,7 +74,7 @@ def make(self: Page) -> None:
     self.make_choices(shared_lists(self.first, self.explorers[-1]))
     self.make_signs()
 
-# %% ../nbs/56_explorer_page.ipynb #bb97bf00
+# %% ../nbs/56_explorer_page.ipynb #6389d7ca
 @patch
 def make_choices(self: Page, splits: Sequence[str]) -> None:   # with photos that all runs have
     "Make the widgets that say which photo is shown, and how."
@@ -94,7 +95,7 @@ def make_choices(self: Page, splits: Sequence[str]) -> None:   # with photos tha
                                        layout={'width': 'auto'})
     self.panel.add_class('wsss-panels')
 
-# %% ../nbs/56_explorer_page.ipynb #f8fbc498
+# %% ../nbs/56_explorer_page.ipynb #958740df
 @patch
 def make_signs(self: Page) -> None:
     "Make what the page says of itself, and what it exchanges with the script in the browser."
@@ -161,7 +162,7 @@ def arranged_above(self: Page) -> list:   # of widgets
             row(self.shown, self.strength, self.joint), crf,
             widgets.HTML(legend_html(self.first.classes), layout={'margin': '0'})]
 
-# %% ../nbs/56_explorer_page.ipynb #29c89a23
+# %% ../nbs/56_explorer_page.ipynb #e4d0312e
 @patch
 def arranged(self: Page):   # a VBox
     "The widgets in their places, with the script."
@@ -215,7 +216,7 @@ def choose(self: Page) -> None:
     self.show_thumbnails()
     self.show()
 
-# %% ../nbs/56_explorer_page.ipynb #e49a2b99
+# %% ../nbs/56_explorer_page.ipynb #375cd305
 @patch
 def meet(self: Page, photo: tuple[str, str]) -> None:   # split and id
     "Of a new photo, no place is clicked yet, and the maps of its own tags can be chosen."
@@ -265,7 +266,7 @@ def show(self: Page) -> None:
         column.show(self.view(column))
     self.write_address()
 
-# %% ../nbs/56_explorer_page.ipynb #1f1d52ee
+# %% ../nbs/56_explorer_page.ipynb #5bd93c76
 @patch
 def view(self: Page, column: Column) -> View:
     "What the widgets say of a run."
@@ -299,7 +300,7 @@ def begin(self: Page) -> None:
     for column in self.columns[1:]:
         column.count(lambda: None)
 
-# %% ../nbs/56_explorer_page.ipynb #30c4aa15
+# %% ../nbs/56_explorer_page.ipynb #e488560f
 @patch
 def write_address(self: Page) -> None:
     "Write the link to what is seen."
@@ -320,7 +321,7 @@ def hear(self: Page) -> None:
         self.notice.value = f'<b>{in_html(str(error))}</b>'
     self.write_address()
 
-# %% ../nbs/56_explorer_page.ipynb #f218a2aa
+# %% ../nbs/56_explorer_page.ipynb #ba57280b
 @patch
 def follow(self: Page, asked: Asked) -> None:
     "Bring the widgets to what a link asks for."
@@ -345,7 +346,7 @@ def follow(self: Page, asked: Asked) -> None:
     self.is_following = False
     self.show()
 
-# %% ../nbs/56_explorer_page.ipynb #dc462d31
+# %% ../nbs/56_explorer_page.ipynb #7755c666
 @patch
 def save(self: Page) -> None:
     "Hand out what is seen as a picture; the script in the browser keeps it."

@@ -147,7 +147,7 @@ def paint(
             write_name(picture, region, names[label - 1])
     return picture
 
-# %% ../nbs/54_explorer_panels.ipynb #073901f7
+# %% ../nbs/54_explorer_panels.ipynb #76928132
 class Panel(NamedTuple):
     "A picture, or None, with a title and a sentence."
     title: str
@@ -332,7 +332,7 @@ def look_for_words(
     for done, _ in enumerate(self.search.look(places), 1):
         yield done, len(places)
 
-# %% ../nbs/54_explorer_panels.ipynb #fda5c1bc
+# %% ../nbs/54_explorer_panels.ipynb #7255ff07
 @patch
 def photo_words(self: Explorer, photo: tuple[str, str]) -> PhotoWords:   # split and id
     "The words of a photo, looked at once."
@@ -425,7 +425,7 @@ def word(self: Explorer, view: View) -> Panel:
         return Panel(title, f'{note}; nowhere else in {len(self.search.counts)} photos', None)
     return Panel(title, note, draw_strip(self.run, places[:8]))
 
-# %% ../nbs/54_explorer_panels.ipynb #35b064bf
+# %% ../nbs/54_explorer_panels.ipynb #2cd4d809
 def draw_sheet(
     captions: Sequence[Sequence[str]],    # of each run, lines
     panels: Sequence[Sequence[Panel]],    # of each run
@@ -447,7 +447,7 @@ def draw_sheet(
     columns = [ImageOps.pad(c, (c.width, height), color='white', centering=(0, 0)) for c in columns]
     return put_together(columns, is_row=True, gap=24)
 
-# %% ../nbs/54_explorer_panels.ipynb #1e855f3e
+# %% ../nbs/54_explorer_panels.ipynb #b15e76e6
 @patch
 def caption(self: Explorer, view: View) -> list[str]:   # lines; the first is the run's name
     "What a picture of a view has to say of itself."

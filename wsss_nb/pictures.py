@@ -319,7 +319,7 @@ def contact_page(
             pen.text((x, bottom - 19), shortened(second, font, side), fill='black', font=font)
     return sheet
 
-# %% ../nbs/22_pictures.ipynb #a99b8234
+# %% ../nbs/22_pictures.ipynb #95c53c24
 def put_together(
     pictures: Sequence[Image.Image],
     is_row: bool,     # beside each other, with their lower edges on a line; else below each other

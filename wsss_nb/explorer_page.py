@@ -350,14 +350,14 @@ def follow(self: Page, asked: Asked) -> None:
 @patch
 def save(self: Page) -> None:
     "Hand out what is seen as a picture; the script in the browser keeps it."
-    captions = []
+    captions = [column.explorer.caption(column.view) for column in self.columns]
     panels = []
     for column in self.columns:
         explorer = column.explorer
-        captions.append(explorer.caption(column.view))
         names = column.visible(self.panel.value or None)
         shown = [explorer.panel(name, column.view) for name in names]
-        panels.append(shown if self.place is None else [*shown, explorer.word(column.view)])
+        word = explorer.word(column.view)
+        panels.append(shown if word.picture is None else [*shown, word])
     sheet = draw_sheet(captions, panels, picture_size((4, 3)), 4 - len(self.columns))
     runs = [explorer.run.root.name for explorer in self.explorers]
     name = re.sub(r'[^\w.-]+', '_', '-'.join([self.met[1], *runs]))

@@ -597,12 +597,12 @@ def test_a_pseudo_mask_of_a_wrong_size_names_the_stage_that_makes_it(home):
     root = home/'run'
     shutil.rmtree(root/'segmenter')
     write_mask(root/'pseudo'/f'{name}.png', np.zeros((3, 3), np.uint8))
-    with pytest.raises(InputError, match='Take it away, and make it again with `wsss_nb refine'):
+    with pytest.raises(InputError, match='Remove .*, then make it again with `wsss_nb refine'):
         pipeline.do_stage(start_run(configured(home/'data', root)), 'segment')
     metrics = read_json(root/'metrics.json')
     del metrics['pseudo']
     (root/'metrics.json').write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match='is wrong: take it away, and make it again with'):
+    with pytest.raises(InputError, match='that is wrong. Remove .*, then make it again with'):
         pipeline.do_stage(start_run(configured(home/'data', root)), 'refine')
 
 

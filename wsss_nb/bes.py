@@ -27,9 +27,9 @@ from .backbones import Backbone, BackboneSettings
 from .cam import VOC_SCALES, CAM, MultiScale, strided_size
 from .crf import refine_labels
 from .irn import IRN_RATES, BoundaryBranch, irn_labels, resized, walk_to_borders
-from .loaders import Batch, MaskedCrops, Place, made_mask, on_grid
+from .loaders import Batch, MaskedCrops, Place, on_grid
 from .methods import System
-from .photos import IGNORE
+from .photos import IGNORE, read_mask
 from .prediction import VOC_PREDICTION
 from .refiners import Seen, Walking, sure_scores
 from .segmentation import VOC_DEEPLAB, DeepLab
@@ -226,7 +226,7 @@ class BorderCrops(MaskedCrops):
     def __getitem__(self, place: Place) -> Batch:
         image = self.photos.image(place.index)
         path = self.masks/f'{self.photos.ids[place.index]}.png'
-        labels = made_mask(path, max(Border), image.size)
+        labels = read_mask(path, max(Border), image.size)
         return Batch(*self.augmentation(image, {'mask': labels}, place.generator(self.seed)))
 
 def border_training_loss(

@@ -17,8 +17,7 @@ import numpy as np
 from .coco import coco_annotations, write_coco
 from .corrections import corrected_masks
 from .files import Fault, InputError, is_free, whole_folder, write_json
-from .loaders import made_mask
-from .photos import IGNORE
+from .photos import IGNORE, read_mask
 from .measuring import MADE_BY
 from .run import Run
 from .training import progress
@@ -161,7 +160,7 @@ def write_png(
     "Write masks/<id>.png in VOC's colours, and classes.txt, also among the masks: it travels on."
     (folder/'masks').mkdir()
     for mask in progress(handed, 'masks for png'):
-        made_mask(mask.mask, len(run.classes))   # a broken one is told
+        read_mask(mask.mask, len(run.classes))   # a broken one is told
         shutil.copyfile(mask.mask, folder/'masks'/mask.mask.name)
     for place in (folder, folder/'masks'):
         (place/'classes.txt').write_text('\n'.join(run.classes) + '\n', encoding='utf-8')
@@ -177,7 +176,7 @@ def write_annotations(
     annotations = []
     sizes = []
     for number, mask in enumerate(progress(handed, 'masks for coco'), 1):
-        labels = made_mask(mask.mask, len(run.classes))
+        labels = read_mask(mask.mask, len(run.classes))
         annotations += coco_annotations(number, labels, numbers_of(run, mask, labels))
         sizes.append(labels.shape)
     names = [run.splits[mask.split].path(mask.place).name for mask in handed]
@@ -192,7 +191,7 @@ def write_polygons(
 ) -> None:
     "Write <id>.json with polygons, for the photos where they are."
     for mask in progress(handed, 'masks for labelme'):
-        labels = made_mask(mask.mask, len(run.classes))
+        labels = read_mask(mask.mask, len(run.classes))
         path = run.splits[mask.split].path(mask.place)
         photo = Path(os.path.relpath(path, out)).as_posix()
         write_json(folder/f'{mask.name}.json', labelme(photo, labels, run.classes))

@@ -15,11 +15,10 @@ import numpy as np
 from PIL import Image
 
 from .files import Fault, InputError
-from .loaders import made_mask
 from .measuring import (TagScore, photo_miou, precision_recall, require_files, score_tags,
                                sweep_run)
 from .metrics import BackgroundSweep
-from .photos import IGNORE, colour, evenly
+from .photos import IGNORE, colour, evenly, read_mask
 from .pictures import COLOURS, contour, drawing, legend, overlay, overlay_map, show
 from .readers import read_steps
 from .run import Run
@@ -171,7 +170,7 @@ def photo_and_masks(
     photos = run.splits[split]
     image = photos.image(i)
     path = run.root/'predictions'/f'{photos.ids[i]}.png'
-    labels = made_mask(path, len(run.classes), image.size)
+    labels = read_mask(path, len(run.classes), image.size)
     truth = photos.truth(i)
     if truth is None:
         return image, {'prediction': labels}
@@ -217,7 +216,7 @@ def tagged_row(
         row.append((f'{run.root.name}: map', overlay_map(image, values)))
     for run in runs:
         path = run.root/'masks'/f'{photos.ids[i]}.png'
-        labels = made_mask(path, len(run.classes), image.size)
+        labels = read_mask(path, len(run.classes), image.size)
         row.append((f'{run.root.name}: mask', overlay(image, labels)))
     truth = photos.truth(i)
     if truth is not None:

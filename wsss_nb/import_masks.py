@@ -20,7 +20,6 @@ from .corrections import CORRECTED, corrected_masks, link
 from .export import labelme
 from .files import Fault, InputError, collecting, one_form
 from .fingerprints import Remade, behind, take_away
-from .loaders import made_mask
 from .lock import alone_in
 from .measuring import known
 from .metrics import ConfusionMatrix
@@ -122,7 +121,7 @@ def is_as_drawn(
     for folder in folders:
         path = folder/f'{mask.name}.png'
         if path.exists():
-            for same in as_sent(run, made_mask(path, len(run.classes))):
+            for same in as_sent(run, read_mask(path, len(run.classes))):
                 if np.array_equal(same, mask.labels):
                     return True
     return False
@@ -139,7 +138,7 @@ def measure_against(
     for mask in masks:
         path = run.root/folder/f'{mask.name}.png'
         if path.exists():
-            labels = made_mask(path, len(run.classes), mask.labels.shape[::-1])
+            labels = read_mask(path, len(run.classes), mask.labels.shape[::-1])
             matrix.update(known(labels, mask.labels), mask.labels)
             count += 1
     return matrix.report(run.classes) if count else None

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['normalise', 'colours_of', 'jittered', 'Warp', 'warp_photo', 'warp_labels', 'warp_maps', 'Augmentation', 'Batch',
-           'Place', 'TaggedCrops', 'make_again', 'made_mask', 'MaskedCrops', 'on_grid', 'StepSampler', 'stopped',
-           'interruptible', 'cannot_send', 'begin_worker', 'ErrorsAsValues', 'Loader', 'collate', 'raised',
-           'create_loader']
+           'Place', 'TaggedCrops', 'MaskedCrops', 'on_grid', 'StepSampler', 'stopped', 'interruptible', 'cannot_send',
+           'begin_worker', 'ErrorsAsValues', 'Loader', 'collate', 'raised', 'create_loader']
 
 # %% ../nbs/09_loaders.ipynb #810a1875
 import math
@@ -27,7 +26,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from .files import InputError, stage_behind
+from .files import InputError
 from .readers import ENDED, SHARED_MEMORY, lines_of, refusal_of
 from .photos import IGNORE, Photos, read_mask
 
@@ -222,34 +221,6 @@ class TaggedCrops(Dataset):
         crop, _ = self.augmentation(image, {}, place.generator(self.seed))
         return Batch(crop, {'tags': self.photos.tags(place.index)})
 
-# %% ../nbs/09_loaders.ipynb #07e15495
-def make_again(
-    path: Path,     # of a mask, in the folder of a run
-) -> str | None:    # None: no stage makes it
-    "How a mask is made again."
-    made = stage_behind(path)
-    if made is None:
-        return None
-    root, stage = made
-    return f'take it away, and make it again with `wsss_nb {stage} {root}`'
-
-# %% ../nbs/09_loaders.ipynb #251b08cf
-def made_mask(
-    path: str | Path,    # in the folder of a run
-    num_classes: int,    # C: the indices must be 0..C and 255
-    size: tuple[int, int] | None = None,   # (width, height) of the photo; None: any
-) -> np.ndarray:         # label map uint8 (H, W)
-    "Read a mask that a stage has made. Raises `InputError`, which names the stage to do again."
-    path = Path(path)
-    try:
-        return read_mask(path, num_classes, size)
-    except InputError as error:
-        remedy = make_again(path)
-        if remedy is None:
-            raise
-        faults = [fault._replace(remedy=remedy[0].upper() + remedy[1:]) for fault in error.args]
-        raise InputError(*faults) from error
-
 # %% ../nbs/09_loaders.ipynb #442eddeb
 class MaskedCrops(Dataset):
     "Crops with their masks, for a segmenter: targets 'mask', int64 (crop, crop)."
@@ -271,7 +242,7 @@ class MaskedCrops(Dataset):
     def __getitem__(self, place: Place) -> Batch:
         image = self.photos.image(place.index)
         path = self.masks/f'{self.photos.ids[place.index]}.png'
-        mask = made_mask(path, len(self.photos.classes), image.size)
+        mask = read_mask(path, len(self.photos.classes), image.size)
         return Batch(*self.augmentation(image, {'mask': mask}, place.generator(self.seed)))
 
 # %% ../nbs/09_loaders.ipynb #f81fef30

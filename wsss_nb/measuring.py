@@ -23,11 +23,10 @@ import numpy as np
 
 from .cam import CAM
 from .doubts import Useless, doubt_maps, doubt_predictions, doubt_pseudo_masks
-from .files import Fault, InputError, write_json
+from .files import Fault, InputError, made_again, write_json
 from .fingerprints import fingerprints_of, read_fingerprints
-from .loaders import made_mask, make_again
 from .metrics import BackgroundSweep, ConfusionMatrix
-from .photos import IGNORE, Photos, evenly
+from .photos import IGNORE, Photos, evenly, read_mask
 from .prediction import PredictionSettings, likely_labels, write_masks
 from .readers import Diverged
 from .run import FINGERPRINTS, Run, changed_data, changed_fault, count_made
@@ -48,9 +47,9 @@ def check_size(
         found = f'{truth.shape[1]} x {truth.shape[0]}'
         problem = f'the photo is {found} pixels, and was {size[1]} x {size[0]} for this run'
         remedy = 'Put back the photo that the run has seen'
-        again = None if made is None else make_again(made)
-        if again is not None:
-            remedy += f'; or, if it is that one, {made} is wrong: {again}'
+        again = '' if made is None else made_again(made, otherwise='')
+        if again:
+            remedy += f'; or, if it is that one, that is wrong. {again}'
         raise InputError(Fault(photos.path(i), problem, remedy))
 
 def truth_of(
@@ -158,7 +157,7 @@ def count_mask(
 ) -> ConfusionMatrix:   # of this photo
     "Count a photo's label map; for workers. Raises `InputError` as `measure_masks` does."
     path = masks/f'{photos.ids[i]}.png'
-    labels = made_mask(path, len(photos.classes))
+    labels = read_mask(path, len(photos.classes))
     truth = truth_of(photos, i, labels.shape, path)
     matrix = ConfusionMatrix(len(photos.classes) + 1)
     matrix.update(known(labels, truth), truth)
@@ -310,7 +309,7 @@ def score_photos(
     scores = []
     for i in progress(range(len(photos)), 'scoring photos'):
         path = run.root/kind/f'{photos.ids[i]}.png'
-        labels = made_mask(path, len(run.classes))
+        labels = read_mask(path, len(run.classes))
         truth = truth_of(photos, i, labels.shape, path)
         scores.append((photo_miou(labels, truth, len(run.classes) + 1), i))
     return sorted(scores)

@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from .files import whole_file
-from .loaders import made_mask
 from .measuring import require_files
-from .photos import Photos, evenly
+from .photos import Photos, evenly, read_mask
 from .pictures import contact_page, draw_legend, overlay, overlay_map
 from .run import Run
 from .training import progress
@@ -56,7 +55,7 @@ def stored_mask(
     """A mask that a run has made. Raises `InputError` if it can't be read, and for one that has not
     the size of its photo."""
     image = photos.image(i)
-    return made_mask(run.root/folder/f'{photos.ids[i]}.png', len(run.classes), image.size)
+    return read_mask(run.root/folder/f'{photos.ids[i]}.png', len(run.classes), image.size)
 
 # %% ../nbs/43_sheets.ipynb #c56069ae
 def photos_with(

@@ -25,10 +25,10 @@ from .backbones import BackboneSettings
 from .cam import CAM, strided_size
 from .crf import refine_labels
 from .files import write_json
-from .loaders import (Augmentation, Batch, Place, TaggedCrops, made_mask, normalise,
+from .loaders import (Augmentation, Batch, Place, TaggedCrops, normalise,
                              on_grid)
 from .metrics import ConfusionMatrix
-from .photos import Photos, at_most
+from .photos import Photos, at_most, read_mask
 from .refiners import missing, write_labels
 from .segmentation import pixel_loss
 from .settings import negative, not_among, not_positive, sentences, wrong_range
@@ -46,7 +46,7 @@ def read_both(
     "The two label maps of a photo. Raises `InputError` for a file that isn't there or broken."
     found = {}
     for name in ('knowledge', 'advice'):
-        found[name] = made_mask(folder/name/f'{photos.ids[i]}.png', len(photos.classes))
+        found[name] = read_mask(folder/name/f'{photos.ids[i]}.png', len(photos.classes))
     return found
 
 # %% ../nbs/76_static_ssdd.ipynb #e6725353

@@ -8,7 +8,8 @@ from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.files import InputError
 from wsss_nb.methods import System
-from wsss_nb.plan import describe_plan, plan_of, print_plan, undecided, within
+from wsss_nb.plan import (
+    begin, describe_plan, plan_of, planned_minutes, print_plan, undecided, within)
 from wsss_nb.refiners import NoRefiner, TrueMasks
 from wsss_nb.run import Config, Run, start_run
 from wsss_nb.segmentation import DeepLab
@@ -28,21 +29,47 @@ def config(tmp_path: Path) -> Config:
     return Config(tmp_path/'shapes', tmp_path/'run', system=SYSTEM, workers=0)
 
 
-def test_too_little_time_is_refused_with_what_is_needed(config):
-    with pytest.raises(InputError, match=r'0 minutes are too few .* Give at least \d'):
+def test_too_little_time_is_refused_with_what_is_enough(config):
+    said = r'0 minutes are too few .* Give --minutes \d+'
+    with pytest.raises(InputError, match=said) as refused:
         within(config, 0, known_methods())
     assert not config.out.exists()
+    enough = int(str(refused.value).split('--minutes ')[1].split(',')[0])
+    assert within(config, enough, known_methods()).system.classifier.training.epochs > 0
+
+
+def with_plan(config: Config, minutes: float | None) -> Config:
+    "A run that was planned for so many minutes, and has made something."
+    first = within(config, minutes, known_methods())
+    this = start_run(first)
+    begin(this, minutes)
+    (this.root/'classifier'/'model.json').write_text('{}')
+    return first
 
 
 def test_a_run_that_is_begun_keeps_its_epochs(config):
-    first = within(config, 500, known_methods())
-    start_run(first)
-    assert within(config, 1, known_methods()) == first
+    first = with_plan(config, 500)
+    assert within(config, 500, known_methods()) == first
+    assert within(config, None, known_methods()) == first
     given = replace(SYSTEM.classifier, training=TrainingSettings(epochs=3))
     other = replace(config, system=replace(SYSTEM, classifier=given))
-    again = within(other, 1, known_methods()).system
+    again = within(other, 500, known_methods()).system
     assert again.classifier.training.epochs == 3          # what is asked for isn't overruled
     assert again.segmenter.training.epochs == first.system.segmenter.training.epochs
+
+
+@pytest.mark.parametrize('minutes', (500, None))
+def test_minutes_that_come_too_late_are_refused(config, minutes):
+    with_plan(config, minutes)
+    with pytest.raises(InputError, match='has its plan already.* counts for a new --out'):
+        within(config, 400, known_methods())
+
+
+def test_a_run_that_has_made_nothing_is_planned_anew(config):
+    begin(start_run(within(config, 500, known_methods())), 500)
+    assert within(config, None, known_methods()) == config
+    begin(start_run(config), None)
+    assert planned_minutes(Run(config)) is None
 
 
 def test_a_run_without_a_classifier_has_a_plan(config, capsys):
@@ -72,4 +99,5 @@ def test_a_classifier_that_cannot_be_timed_has_no_plan(config, capsys):
 
 def test_the_plan_says_when_it_will_be_over(config):
     this = Run(config)
-    assert 'until ' in describe_plan(this, plan_of(this)).splitlines()[-1]
+    last = describe_plan(this, plan_of(this)).splitlines()[-1]
+    assert 'until ' in last and 'a time with --minutes, for a new --out' in last

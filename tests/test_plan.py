@@ -3,13 +3,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.files import InputError
 from wsss_nb.methods import System
 from wsss_nb.plan import (
-    begin, describe_plan, plan_of, planned_minutes, print_plan, undecided, within)
+    Planned, begin, describe_plan, found_in_words, plan_of, planned, planned_minutes, print_plan,
+    undecided, within)
 from wsss_nb.refiners import NoRefiner, TrueMasks
 from wsss_nb.run import Config, Run, start_run
 from wsss_nb.segmentation import DeepLab
@@ -101,3 +104,62 @@ def test_the_plan_says_when_it_will_be_over(config):
     this = Run(config)
     last = describe_plan(this, plan_of(this)).splitlines()[-1]
     assert 'until ' in last and 'a time with --minutes, for a new --out' in last
+
+
+def test_a_busy_machine_is_said_to_be_busy(config, monkeypatch):
+    this = Run(config)
+    plan = [Planned('classify', 'learns', 3.)]
+    monkeypatch.setattr('os.cpu_count', lambda: 2)
+    assert 'machine is busy' not in describe_plan(this, plan, load=2.5)
+    last = describe_plan(this, plan, load=12.).splitlines()[-1]
+    assert 'this machine is busy (load 12 on 2 cores)' in last
+
+
+def test_what_is_there_is_said_before_anything_is_timed(tmp_path, capsys, monkeypatch):
+    (tmp_path/'own'/'images').mkdir(parents=True)
+    tags = ['cow', 'cow;horse', 'horse', 'cow', 'horze', '']
+    for number in range(len(tags)):
+        Image.new('RGB', (32, 24)).save(tmp_path/'own'/'images'/f'{number}.png')
+    lines = [f'{number}.png,{tag}' for number, tag in enumerate(tags[:5])]
+    (tmp_path/'own'/'tags.csv').write_text('\n'.join(['file,tags', *lines]))
+
+    def stop(this):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('wsss_nb.plan.plan_of', stop)
+    own = Config(tmp_path/'own', tmp_path/'run', system=SYSTEM, workers=0)
+    with pytest.raises(KeyboardInterrupt):
+        planned(own, 20, known_methods())
+    said = capsys.readouterr().out
+    assert 'own: 5 photos: cow 3, horse 2, horze 1' in said
+    assert "'horze' (1, such as '4.png') looks like 'horse'" in said
+    assert "without a line in tags.csv, so left out: 1, such as '5'" in said
+    assert said.splitlines()[-1].startswith('measuring how fast this machine is')
+    config, begun = planned(own, None, known_methods())
+    assert config == own and not own.out.exists()
+    with pytest.raises(KeyboardInterrupt):
+        begun(start_run(own))
+
+
+class Alike:
+    "Three photos with twenty tags each."
+    def __len__(self):
+        return 3
+
+    def tags(self, i):
+        return torch.ones(20)
+
+
+def test_only_some_classes_are_named(config):
+    classes = [f'class{number}' for number in range(20)]
+    this = Run(config)
+    this.photos = Alike()
+    this.classes = classes
+    assert found_in_words(this).endswith('class7 3, and 12 more')
+
+
+def test_a_run_that_goes_on_is_not_announced_again(config, capsys):
+    with_plan(config, None)
+    capsys.readouterr()
+    planned(config, None, known_methods())
+    assert capsys.readouterr().out == ''

@@ -12,7 +12,6 @@ __all__ = ['Positional', 'Folder', 'Stage', 'SystemName', 'Photos', 'Masks', 'Ro
 # %% ../nbs/91_commands.ipynb #17581cde
 import dataclasses
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Callable, Literal, Union
 
@@ -81,8 +80,7 @@ def run_with(
         """Do the whole job: classifier, CAMs, pseudo masks, segmenter, predictions, measurements.
         The same command goes on with a run that was cut off."""
         config = stand_in.begun(options.config(parts), words, known_methods())
-        config = plan.within(config, minutes, known_methods())
-        begun = partial(plan.begin, minutes=minutes)
+        config, begun = plan.planned(config, minutes, known_methods())
         pipeline.run(config, until, accept_changes, begun)
         print_metrics(Run(config))
         print(f'{config.out}: done')

@@ -21,6 +21,7 @@ from wsss_nb.photos import write_mask
 from wsss_nb.shapes import make_shapes
 from wsss_nb.voc import VOCFolder
 
+ROOT = Path(__file__).parents[1]
 SMALL = ('--classifier.epochs', 2, '--classifier.batch-size', 4, '--classifier.num-words', 16,
          '--cams.scales', 1, '--segmenter.batch-size', 4, '--segmenter.epochs', 2,
          '--prediction.scales', 1, '--workers', 1)
@@ -535,3 +536,29 @@ def test_a_reader_that_has_left_is_no_error():
     left.stdout.close()
     assert left.stderr.read() == ''
     assert left.wait() == 141
+
+
+def made(*words) -> str:
+    "What make prints in the repository."
+    return subprocess.run(['make', '--no-print-directory', *words], cwd=ROOT, check=True, text=True,
+                          capture_output=True).stdout
+
+
+@pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')
+def test_make_lists_its_targets_and_says_what_to_type_after_the_installation():
+    makefile = (ROOT/'Makefile').read_text()
+    targets = next(line for line in makefile.splitlines() if line.startswith('.PHONY:')).split()[1:]
+    listed = [line.split(None, 2) for line in made('help').splitlines()]
+    assert sorted(line[1] for line in listed) == sorted(targets)
+    assert all(len(line) == 3 for line in listed)
+    last = made('install', '-o', '.venv/installed').splitlines()
+    assert len(last) == 2 and '. .venv/bin/activate' in last[0] and 'wsss_nb --help' in last[1]
+
+
+@pytest.mark.parametrize('page', ('README.md', 'docs/photos_to_masks.md'))
+def test_who_has_photos_is_told_how_to_install_before_the_first_command(page):
+    text = (ROOT/page).read_text()
+    first = text.index('wsss_nb check my_photos')
+    steps = ('git clone', 'make install', '. .venv/bin/activate', 'wsss_nb --help')
+    places = [text.find(step, text.find('git clone')) for step in steps]
+    assert -1 not in places and places == sorted(places) and places[-1] < first

@@ -438,9 +438,10 @@ def export(
     format: Literal['png', 'coco', 'labelme'],  # PNG and classes.txt; run lengths; polygons
     out: Folder,                    # a new or an empty folder
     masks: Masks = 'masks',   # the best; the segmenter's, without tags; those that it learned from
+    smallest: float | None = None,  # share of the photo that a polygon's region has; None: 0.001
 ) -> None:
     "Hand the masks of a run to an annotation tool."
-    print(f'{out}: {exporting.export(open_run(root), format, out, masks):,} masks')
+    print(f'{out}: {exporting.export(open_run(root), format, out, masks, smallest):,} masks')
 
 def submit(
     root: Positional[Folder],    # folder of a run with VOC's classes and a segmenter

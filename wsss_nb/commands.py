@@ -179,8 +179,8 @@ def predict(
     settings = changed_prediction(run, **asked)
     found = new_photos.find_photos(photos)
     sizes = new_photos.predict_photos(run, found, out, settings, coco, workers=workers, tags=tags)
-    more = ', and coco.json' if coco else ''
-    print(f'{out}: masks of {len(sizes)} photos, the photos under them in overlays{more}')
+    is_held_back = tags is not None or settings.likely > 0
+    print(new_photos.said_of_masks(root, out, list(sizes), coco, is_held_back))
 
 # %% ../nbs/91_commands.ipynb #1ac3f2d0
 def evaluate(

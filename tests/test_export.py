@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 from untrained import untrained_run
 
 from wsss_nb.export import FORMS, cut_open, export, outlines, regions
@@ -128,6 +129,19 @@ def test_small_regions_are_no_polygons_and_that_is_said(tmp_path, capsys):
     export(run, 'labelme', tmp_path/'all', 'pseudo', 0.)
     assert 'left out' not in capsys.readouterr().out
     assert len(read_json(tmp_path/'all'/f'{name}.json')['shapes']) == 2
+
+
+def test_cutouts_are_the_photos_where_their_masks_are_not_background(run, tmp_path):
+    export(run, 'cutout', tmp_path/'out')
+    for photos in run.splits.values():
+        for i, name in enumerate(photos.ids):
+            with Image.open(tmp_path/'out'/f'{name}.png') as cut:
+                pixels = np.asarray(cut)
+            truth = photos.truth(i)
+            seen = (truth > 0) & (truth != 255)
+            assert seen.any() and (pixels[..., 3] == 255 * seen).all()
+            assert (pixels[seen][:, :3] == np.asarray(photos.image(i))[seen]).all()
+            assert not pixels[~seen].any()
 
 
 def test_a_smallest_region_is_for_polygons_and_a_share(run, tmp_path):

@@ -435,7 +435,8 @@ def table_with(
 # %% ../nbs/91_commands.ipynb #d267c0ad
 def export(
     root: Positional[Folder],       # folder of a run
-    format: Literal['png', 'coco', 'labelme'],  # PNG and classes.txt; run lengths; polygons
+    # PNG and classes.txt; run lengths; polygons; photos with a transparent background
+    format: Literal['png', 'coco', 'labelme', 'cutout'],
     out: Folder,                    # a new or an empty folder
     masks: Masks = 'masks',   # the best; the segmenter's, without tags; those that it learned from
     smallest: float | None = None,  # share of the photo that a polygon's region has; None: 0.001

@@ -257,6 +257,7 @@ def said_of_bare(
     return (f'{len(found):,} of {count:,} masks show nothing but background: '
             f'{", ".join(found[:NAMED])}{more}. If there is something on these photos, {tries}.')
 
+# %% ../nbs/60_new_photos.ipynb #2d6c8f15
 def said_of_masks(
     root: Path,           # of the run
     out: Path,            # where the masks are

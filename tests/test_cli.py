@@ -2,6 +2,7 @@
 one message and exit code 2."""
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -16,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
+from wsss_nb import commands
 from wsss_nb.cli import COMMANDS, main, overview
 from wsss_nb.photos import write_mask
 from wsss_nb.shapes import make_shapes
@@ -88,6 +90,44 @@ def test_the_overview_names_every_command_and_each_has_help(command):
         code, shown = command(name, '--help')
         assert code == 0 and f'usage: wsss_nb {name}' in shown, name
     refused(command('chek', 'photos'), "there is no command 'chek'", "did you mean 'check'?")
+
+
+def without_help(shown: str) -> list[str]:
+    "The arguments and options of a help text of which it says nothing."
+    entries = []
+    for line in shown.splitlines():
+        if re.match(r' {1,2}(-|[A-Z[])[^-]|  --[a-z]', line):
+            entries.append(line)
+        elif line.startswith('     ') and entries:
+            entries[-1] += line
+    assert entries, shown
+    names = r'\(default:.*|\(required\)|\{[^}]*\}|--[\w.-]+'
+    return [entry for entry in entries if not re.search('[a-z]{3}', re.sub(names, '', entry))]
+
+
+LONGER = [('table', letter) for letter in 'abc'] + [('branch', 'run', 'new', 'refiner:irn')]
+
+
+@pytest.mark.parametrize('words', [*((name,) for name in COMMANDS), *LONGER], ids=' '.join)
+def test_every_option_of_every_command_is_explained(command, words):
+    code, shown = command(*words, '--help')
+    assert code == 0 and without_help(shown) == []
+
+
+def test_options_are_explained_by_the_comments_behind_them(command, monkeypatch):
+    assert 'last stage to do' in command('run', '--help')[1]
+    monkeypatch.setattr('wsss_nb.cli.with_help', lambda function: function)
+    monkeypatch.setattr(commands.contact, '__doc__', 'Draw.')
+    lacking = without_help(command('contact', '--help')[1])
+    assert any('--photos' in entry for entry in lacking)
+
+
+def test_the_list_of_commands_waits_for_nothing():
+    code = ('import sys; from wsss_nb.cli import main; main(["--help"]); '
+            'print({"torch", "tyro", "fastcore"} & set(sys.modules))')
+    shown = subprocess.run([sys.executable, '-c', code], check=True, text=True,
+                           capture_output=True).stdout
+    assert shown.splitlines()[-1] == 'set()'
 
 
 def test_help_of_a_run_shows_the_numbers_of_its_system(command):

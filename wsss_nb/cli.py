@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'COMMANDS', 'GOES_ON', 'INTERRUPTED', 'TERMINATED', 'FLAGS', 'overview', 'new', 'leave_at_once', 'leave',
-           'answering', 'with_values', 'call', 'answer', 'print_anything', 'told', 'main']
+           'answering', 'with_values', 'with_help', 'call', 'answer', 'print_anything', 'told', 'main']
 
 # %% ../nbs/92_cli.ipynb #c4f3e88e
 import os
@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 # %% ../nbs/92_cli.ipynb #d6d795d3
 GROUPS: dict[str, dict[str, str]] = {
@@ -126,6 +126,18 @@ def with_values(
             found.append('True')
     return found
 
+# %% ../nbs/92_cli.ipynb #2f7b9d40
+def with_help(
+    command: Callable,   # its parameters have comments
+) -> Callable:           # the same
+    "A command whose docstring has the comments of its parameters, where tyro looks for them."
+    from fastcore.docments import docments   # who only asks for a list needn't wait for it
+    comments = docments(command, returns=False)
+    lines = [f'    {name}: {comment}' for name, comment in comments.items() if comment]
+    does, _, _ = command.__doc__.partition('\n\nArgs:')   # it may have been asked before
+    command.__doc__ = '\n'.join([does, '', 'Args:', *lines])
+    return command
+
 # %% ../nbs/92_cli.ipynb #b5f50141
 def call(
     name: str,          # of a command
@@ -148,7 +160,7 @@ def call(
     if name == 'new':
         command = new
         style = (tyro.conf.PositionalRequiredArgs,)
-    tyro.cli(command, prog=f'wsss_nb {name}', args=words, config=style)
+    tyro.cli(with_help(command), prog=f'wsss_nb {name}', args=words, config=style)
 
 # %% ../nbs/92_cli.ipynb #da48cea9
 def answer(

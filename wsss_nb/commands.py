@@ -73,7 +73,7 @@ def run_with(
         options: Annotated[RunOptions, tyro.conf.arg(name='')],
         parts: Annotated[Parts, tyro.conf.arg(name='')] = Parts(),
         until: Stage = 'evaluate',   # last stage to do
-        # that the run may take: the epochs that nobody has given are made to fit; None: as usual
+        # for a new run: epochs that nobody has given are made to fit into them; None: as usual
         minutes: float | None = None,
         accept_changes: bool = False,   # make anew what depends on data that have changed
     ) -> None:
@@ -157,7 +157,7 @@ def predict(
     scales: tuple[float, ...] | None = None, # of the photo; None: those of the run
     mirror: bool | None = None,              # look at the mirror image, too; None: as the run does
     crf: bool | None = None,                 # refine with a dense CRF; None: as the run does
-    likely: float | None = None,             # leave out classes that its classifier finds less so
+    likely: float | None = None,             # leave out classes that are less likely, 0..1
     longest: int | None = None,              # longer photos are worked on at this size, pixels
     window: int | None = None,               # larger ones are predicted in windows, pixels a side
     workers: int = WORKERS,                  # processes that read and write; same results

@@ -261,8 +261,8 @@ def command_with(
 ) -> Callable:                         # the command `import-masks`
     "The command `import-masks`."
     def import_command(
-        root: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar='DIR')]],
-        path: tyro.conf.Positional[Path],
+        root: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar='DIR')]],   # of a run
+        path: tyro.conf.Positional[Path],   # what the tool wrote
         replace: bool = False,   # replace corrected masks that are there by others
         all: bool = False,       # masks that are as the run drew them are right, and count, too
     ) -> None:

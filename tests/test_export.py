@@ -152,6 +152,15 @@ def test_a_smallest_region_is_for_polygons_and_a_share(run, tmp_path):
     assert not (tmp_path/'out').exists()
 
 
+def test_an_unfinished_run_names_the_stage_to_begin_with(tmp_path):
+    run = untrained_run(tmp_path/'run', make_shapes(tmp_path/'shapes', train=3, val=2, size=48))
+    with pytest.raises(InputError, match=f'Go on with `wsss_nb cams {run.root}`, or give the'):
+        export(run, 'png', tmp_path/'out')     # its networks are there, and nothing else
+    run.record(stages={'classify': {'start': 'this morning'}})
+    with pytest.raises(InputError, match=f'Go on with `wsss_nb classify {run.root}`'):
+        export(run, 'png', tmp_path/'out')
+
+
 def test_a_region_with_two_holes_is_one_ring():
     region = np.ones((9, 15), bool)
     region[3:5, 3:5] = False

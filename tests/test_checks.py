@@ -219,3 +219,34 @@ def test_whatever_photos_are_called_check_takes_the_table(tmp_path):
         problems = [fault.problem for fault in check(root/str(place), progress=False)]
         if count:   # 0 where the file is hidden
             assert len(problems) == 1 and 'has no tags' in problems[0]
+
+
+def own_photos(root: Path, names: list[str], lines: list[str]) -> Path:
+    "A folder of photos with a table."
+    (root/'images').mkdir(parents=True)
+    for name in names:
+        Image.new('RGB', (16, 12)).save(root/'images'/name)
+    (root/'tags.csv').write_text('\n'.join(['file,tags', *lines]))
+    return root
+
+
+def test_a_table_without_lines_is_made_again_by_new(tmp_path):
+    root = own_photos(tmp_path/'mine', ['a.jpg', 'b.jpg'], [])
+    said = '\n'.join(map(str, check(root, progress=False)))
+    assert f'`wsss_nb new {root}` lists them here' in said and 'one photo a line' not in said
+    assert new_folder(root) == 2
+
+
+def test_a_line_with_another_ending_is_told_the_right_one(tmp_path):
+    lines = ['IMG_1070.JPG,cow', 'b.jpg,horse']
+    root = own_photos(tmp_path/'mine', ['IMG_1070.jpg', 'b.jpg', 'c.jpg'], lines)
+    said = '\n'.join(map(str, check(root, progress=False)))
+    assert 'Write IMG_1070.jpg, or take out the line' in said and 'Put the photo there' not in said
+    notes = '\n'.join(summarise(root).notes)
+    assert "without a line in tags.csv, so left out: 1, such as 'c'" in notes
+
+
+def test_who_names_the_folder_of_the_photos_is_told_of_the_one_around_it(tmp_path):
+    root = own_photos(tmp_path/'mine', ['a.jpg', 'b.jpg'], ['a.jpg,cow', 'b.jpg,horse'])
+    said = '\n'.join(map(str, check(root/'images', progress=False)))
+    assert f'You mean the folder around it, with tags.csv: {root}.' in said

@@ -2,6 +2,7 @@
 one message and exit code 2."""
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -16,11 +17,13 @@ import torch
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
+from wsss_nb import commands
 from wsss_nb.cli import COMMANDS, main, overview
 from wsss_nb.photos import write_mask
 from wsss_nb.shapes import make_shapes
 from wsss_nb.voc import VOCFolder
 
+ROOT = Path(__file__).parents[1]
 SMALL = ('--classifier.epochs', 2, '--classifier.batch-size', 4, '--classifier.num-words', 16,
          '--cams.scales', 1, '--segmenter.batch-size', 4, '--segmenter.epochs', 2,
          '--prediction.scales', 1, '--workers', 1)
@@ -87,6 +90,44 @@ def test_the_overview_names_every_command_and_each_has_help(command):
         code, shown = command(name, '--help')
         assert code == 0 and f'usage: wsss_nb {name}' in shown, name
     refused(command('chek', 'photos'), "there is no command 'chek'", "did you mean 'check'?")
+
+
+def without_help(shown: str) -> list[str]:
+    "The arguments and options of a help text of which it says nothing."
+    entries = []
+    for line in shown.splitlines():
+        if re.match(r' {1,2}(-|[A-Z[])[^-]|  --[a-z]', line):
+            entries.append(line)
+        elif line.startswith('     ') and entries:
+            entries[-1] += line
+    assert entries, shown
+    names = r'\(default:.*|\(required\)|\{[^}]*\}|--[\w.-]+'
+    return [entry for entry in entries if not re.search('[a-z]{3}', re.sub(names, '', entry))]
+
+
+LONGER = [('table', letter) for letter in 'abc'] + [('branch', 'run', 'new', 'refiner:irn')]
+
+
+@pytest.mark.parametrize('words', [*((name,) for name in COMMANDS), *LONGER], ids=' '.join)
+def test_every_option_of_every_command_is_explained(command, words):
+    code, shown = command(*words, '--help')
+    assert code == 0 and without_help(shown) == []
+
+
+def test_options_are_explained_by_the_comments_behind_them(command, monkeypatch):
+    assert 'last stage to do' in command('run', '--help')[1]
+    monkeypatch.setattr('wsss_nb.cli.with_help', lambda function: function)
+    monkeypatch.setattr(commands.contact, '__doc__', 'Draw.')
+    lacking = without_help(command('contact', '--help')[1])
+    assert any('--photos' in entry for entry in lacking)
+
+
+def test_the_list_of_commands_waits_for_nothing():
+    code = ('import sys; from wsss_nb.cli import main; main(["--help"]); '
+            'print({"torch", "tyro", "fastcore"} & set(sys.modules))')
+    shown = subprocess.run([sys.executable, '-c', code], check=True, text=True,
+                           capture_output=True).stdout
+    assert shown.splitlines()[-1] == 'set()'
 
 
 def test_help_of_a_run_shows_the_numbers_of_its_system(command):
@@ -261,7 +302,7 @@ def test_stages_one_by_one_are_the_same_as_all_at_once(command, finished, shapes
     assert command(*words)[0] == 0
     assert not list((root/'cams').iterdir())
     refused(command('refine', root), 'wsss_nb cams')
-    refused(command('predict', root), 'wsss_nb segment')
+    refused(command('predict', root), 'wsss_nb cams')
     for stage in ('cams', 'refine', 'segment', 'predict', 'evaluate'):
         assert command(stage, root)[0] == 0
     ours = metrics_of(root)
@@ -286,7 +327,7 @@ def interrupted(process: subprocess.Popen, is_time) -> str:
     os.killpg(process.pid, signal.SIGINT)
     shown, _ = process.communicate(timeout=120)
     assert process.returncode == 130, shown
-    assert 'the same command goes on' in shown and 'Traceback' not in shown, shown
+    assert 'interrupted; what is made by now stays' in shown and 'Traceback' not in shown, shown
     return shown
 
 
@@ -535,3 +576,29 @@ def test_a_reader_that_has_left_is_no_error():
     left.stdout.close()
     assert left.stderr.read() == ''
     assert left.wait() == 141
+
+
+def made(*words) -> str:
+    "What make prints in the repository."
+    return subprocess.run(['make', '--no-print-directory', *words], cwd=ROOT, check=True, text=True,
+                          capture_output=True).stdout
+
+
+@pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')
+def test_make_lists_its_targets_and_says_what_to_type_after_the_installation():
+    makefile = (ROOT/'Makefile').read_text()
+    targets = next(line for line in makefile.splitlines() if line.startswith('.PHONY:')).split()[1:]
+    listed = [line.split(None, 2) for line in made('help').splitlines()]
+    assert sorted(line[1] for line in listed) == sorted(targets)
+    assert all(len(line) == 3 for line in listed)
+    last = made('install', '-o', '.venv/installed').splitlines()
+    assert len(last) == 2 and '. .venv/bin/activate' in last[0] and 'wsss_nb --help' in last[1]
+
+
+@pytest.mark.parametrize('page', ('README.md', 'docs/photos_to_masks.md'))
+def test_who_has_photos_is_told_how_to_install_before_the_first_command(page):
+    text = (ROOT/page).read_text()
+    first = text.index('wsss_nb check my_photos')
+    steps = ('git clone', 'make install', '. .venv/bin/activate', 'wsss_nb --help')
+    places = [text.find(step, text.find('git clone')) for step in steps]
+    assert -1 not in places and places == sorted(places) and places[-1] < first

@@ -1,10 +1,12 @@
 "Masks for annotation tools: things and regions, and what is refused before anything is written."
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 from untrained import untrained_run
 
 from wsss_nb.export import FORMS, cut_open, export, outlines, regions
@@ -109,6 +111,54 @@ def test_a_mask_that_is_missing_or_broken_is_told(tmp_path):
     path.write_bytes(before)
     assert export(run, 'png', tmp_path/'out', 'pseudo') == 3      # what was left is cleared away
     assert np.array_equal(read_mask(tmp_path/'out'/'masks'/f'{name}.png'), run.photos.truth(1))
+
+
+def test_small_regions_are_no_polygons_and_that_is_said(tmp_path, capsys):
+    run = with_masks(tmp_path)
+    name = run.photos.ids[1]
+    speckled = np.zeros_like(run.photos.truth(1))
+    speckled[2:6, 2:6] = 1
+    speckled[20:24, 20:24] = 1
+    write_mask(run.root/'pseudo'/f'{name}.png', speckled)
+    share = 20 / speckled.size
+    assert export(run, 'labelme', tmp_path/'some', 'pseudo', share) == 3
+    said = capsys.readouterr().out
+    assert f'1 photos have no polygon: {name}\n' in said
+    assert re.search(r'^\d regions of less than .* percent .* left out', said)
+    assert read_json(tmp_path/'some'/f'{name}.json')['shapes'] == []
+    export(run, 'labelme', tmp_path/'all', 'pseudo', 0.)
+    assert 'left out' not in capsys.readouterr().out
+    assert len(read_json(tmp_path/'all'/f'{name}.json')['shapes']) == 2
+
+
+def test_cutouts_are_the_photos_where_their_masks_are_not_background(run, tmp_path):
+    export(run, 'cutout', tmp_path/'out')
+    for photos in run.splits.values():
+        for i, name in enumerate(photos.ids):
+            with Image.open(tmp_path/'out'/f'{name}.png') as cut:
+                pixels = np.asarray(cut)
+            truth = photos.truth(i)
+            seen = (truth > 0) & (truth != 255)
+            assert seen.any() and (pixels[..., 3] == 255 * seen).all()
+            assert (pixels[seen][:, :3] == np.asarray(photos.image(i))[seen]).all()
+            assert not pixels[~seen].any()
+
+
+def test_a_smallest_region_is_for_polygons_and_a_share(run, tmp_path):
+    with pytest.raises(InputError, match='--smallest is for polygons .* coco keeps every pixel'):
+        export(run, 'coco', tmp_path/'out', smallest=.1)
+    with pytest.raises(InputError, match='a share of the photo, .* not 30'):
+        export(run, 'labelme', tmp_path/'out', smallest=30)
+    assert not (tmp_path/'out').exists()
+
+
+def test_an_unfinished_run_names_the_stage_to_begin_with(tmp_path):
+    run = untrained_run(tmp_path/'run', make_shapes(tmp_path/'shapes', train=3, val=2, size=48))
+    with pytest.raises(InputError, match=f'Go on with `wsss_nb cams {run.root}`, or give the'):
+        export(run, 'png', tmp_path/'out')     # its networks are there, and nothing else
+    run.record(stages={'classify': {'start': 'this morning'}})
+    with pytest.raises(InputError, match=f'Go on with `wsss_nb classify {run.root}`'):
+        export(run, 'png', tmp_path/'out')
 
 
 def test_a_region_with_two_holes_is_one_ring():

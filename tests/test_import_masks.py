@@ -13,7 +13,7 @@ from test_export import with_masks
 from wsss_nb.best_masks import finish_of
 from wsss_nb.cli import main
 from wsss_nb.corrections import CORRECTED, teaching_masks
-from wsss_nb.export import export
+from wsss_nb.export import SMALLEST, export
 from wsss_nb.files import InputError, read_json, write_json
 from wsss_nb.import_masks import import_masks
 from wsss_nb.photos import colour, palette, read_mask, write_mask
@@ -49,6 +49,19 @@ def truths(run: Run) -> dict[str, np.ndarray]:
 def test_what_nobody_has_changed_does_not_count(run, form):
     found = import_masks(run, sent(run, form))
     assert len(found.untouched) == 5 and not found.new and not (run.root/CORRECTED).exists()
+
+
+@pytest.mark.parametrize('smallest, is_dropped', (
+    (0., False), (.01, False), (.2, False), (0., True), (SMALLEST, True)))
+def test_polygons_without_small_regions_are_known_again(run, smallest, is_dropped):
+    folder = run.root.parent/'polygons'
+    export(run, 'labelme', folder, smallest=smallest)
+    if is_dropped:                       # by a tool that keeps only what it knows
+        for path in folder.glob('*.json'):
+            content = json.loads(path.read_text())
+            assert content.pop('smallest') == smallest
+            path.write_text(json.dumps(content))
+    assert len(import_masks(run, folder).untouched) == 5
 
 
 @pytest.mark.parametrize('form', ('png', 'coco', 'labelme'))

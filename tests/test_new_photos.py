@@ -9,8 +9,8 @@ from PIL import Image
 from untrained import untrained_run
 
 from wsss_nb.files import InputError, read_json
-from wsss_nb.new_photos import find_photos, photo_sizes, predict_photos
-from wsss_nb.photos import read_image, read_mask
+from wsss_nb.new_photos import find_photos, photo_sizes, predict_photos, said_of_masks
+from wsss_nb.photos import read_image, read_mask, write_mask
 from wsss_nb.prediction import PredictionSettings, predict_labels
 from wsss_nb.run import Run
 from wsss_nb.shapes import make_shapes
@@ -190,3 +190,18 @@ def test_masks_keep_to_what_the_classifier_finds_likely(run, folder, tmp_path):
         labels = read_mask(tmp_path/'out'/'masks'/f'{name}.png')
         assert set(np.unique(labels)) <= set(photo['labels'])
     assert 'labels' not in read_json(tmp_path/'free'/'predictions.json')['photos']['turned']
+
+
+def test_masks_of_nothing_but_background_are_named(tmp_path):
+    names = list('abcdefgh')
+    (tmp_path/'masks').mkdir()
+    for name in names:
+        write_mask(tmp_path/'masks'/f'{name}.png', np.full((4, 6), name == 'c', np.uint8))
+    said = said_of_masks(Path('my_run'), tmp_path, names, False, False)
+    first, last = said.splitlines()
+    assert first.endswith('masks of 8 photos, the photos under them in overlays')
+    assert last.startswith('7 of 8 masks show nothing but background: a, b, d, e, f, and 2 more. ')
+    assert 'wsss_nb contact my_run --from pseudo' in last and '--likely' not in last
+    held_back = said_of_masks(Path('my_run'), tmp_path, names, True, True)
+    assert 'try it without --tags and --likely' in held_back and 'coco.json' in held_back
+    assert 'background' not in said_of_masks(Path('my_run'), tmp_path, ['c'], False, False)

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from .coco import Region, compact, draw_regions, polygon_problem, region_problem
 from .coco_photos import read_content
+from .export import SMALLEST
 from .files import Fault, InputError, one_form, read_list, read_text
 from .photos import IGNORE, open_image, read_mask
 
@@ -39,6 +40,7 @@ class Drawn(NamedTuple):
     source: Path                 # the file where it stands
     labels: Callable[[Sequence[str], tuple[int, int]], np.ndarray]
     # (classes of the run, (width, height) of the photo) -> label map; raises `Wrong`
+    smallest: float = 0.         # share of the photo below which regions were not handed out
 
 # %% ../nbs/65_annotations.ipynb #ed908bb0
 def label_of(
@@ -292,7 +294,9 @@ def labelme_drawn(path: Path) -> Drawn | None:   # None: a file of something els
     if not isinstance(content, dict) or not {'shapes', 'imageHeight', 'imageWidth'} <= set(content):
         return None
     photo = PureWindowsPath(str(content.get('imagePath') or path.stem)).name
-    return Drawn(photo, path, lambda classes, size: labelme_labels(content, classes, size))
+    smallest = content.get('smallest')   # a tool may have dropped what isn't its own
+    return Drawn(photo, path, lambda classes, size: labelme_labels(content, classes, size),
+                 smallest if isinstance(smallest, float) else SMALLEST)
 
 def json_drawn(path: Path) -> list[Drawn]:
     "The masks of a JSON file, of LabelMe or COCO."

@@ -20,7 +20,7 @@ from typing import Iterable, Iterator, NamedTuple, Sequence
 import numpy as np
 from tqdm.auto import tqdm
 
-from .files import Fault, InputError, collecting, encoding_of, read_list, whole_file
+from .files import Fault, InputError, collecting, encoding_of, one_form, read_list, whole_file
 from .photos import (
     IGNORE, MOST_CLASSES, Annotation, check_tags, image_size, orientation, read_image, read_mask,
     read_tag_table)
@@ -276,6 +276,8 @@ def list_notes(
 ) -> Iterator[str]:
     "Photos in no list, masks without a photo, and photos that are both trained and measured on."
     unlisted = layout.images.keys() - set().union(*splits.values())
+    if layout.kind == 'photos':   # a line with another ending is a fault, and its photo has a line
+        unlisted -= {one_form(Path(row.name).stem) for row in read_tag_table(layout.table, [])}
     if unlisted:
         where = 'in no split'
         if layout.kind == 'photos' and not layout.lists:

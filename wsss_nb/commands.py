@@ -73,16 +73,15 @@ def run_with(
         options: Annotated[RunOptions, tyro.conf.arg(name='')],
         parts: Annotated[Parts, tyro.conf.arg(name='')] = Parts(),
         until: Stage = 'evaluate',   # last stage to do
-        # that the run may take: the epochs that nobody has given are made to fit; None: as usual
+        # for a new run: epochs that nobody has given are made to fit into them; None: as usual
         minutes: float | None = None,
         accept_changes: bool = False,   # make anew what depends on data that have changed
     ) -> None:
         """Do the whole job: classifier, CAMs, pseudo masks, segmenter, predictions, measurements.
         The same command goes on with a run that was cut off."""
         config = stand_in.begun(options.config(parts), words, known_methods())
-        if minutes is not None:
-            config = plan.within(config, minutes, known_methods())
-        pipeline.run(config, until, accept_changes, plan.print_plan)
+        config, begun = plan.planned(config, minutes, known_methods())
+        pipeline.run(config, until, accept_changes, begun)
         print_metrics(Run(config))
         print(f'{config.out}: done')
     return run
@@ -158,7 +157,7 @@ def predict(
     scales: tuple[float, ...] | None = None, # of the photo; None: those of the run
     mirror: bool | None = None,              # look at the mirror image, too; None: as the run does
     crf: bool | None = None,                 # refine with a dense CRF; None: as the run does
-    likely: float | None = None,             # leave out classes that its classifier finds less so
+    likely: float | None = None,             # leave out classes that are less likely, 0..1
     longest: int | None = None,              # longer photos are worked on at this size, pixels
     window: int | None = None,               # larger ones are predicted in windows, pixels a side
     workers: int = WORKERS,                  # processes that read and write; same results
@@ -180,8 +179,8 @@ def predict(
     settings = changed_prediction(run, **asked)
     found = new_photos.find_photos(photos)
     sizes = new_photos.predict_photos(run, found, out, settings, coco, workers=workers, tags=tags)
-    more = ', and coco.json' if coco else ''
-    print(f'{out}: masks of {len(sizes)} photos, the photos under them in overlays{more}')
+    is_held_back = tags is not None or settings.likely > 0
+    print(new_photos.said_of_masks(root, out, list(sizes), coco, is_held_back))
 
 # %% ../nbs/91_commands.ipynb #1ac3f2d0
 def evaluate(
@@ -437,12 +436,14 @@ def table_with(
 # %% ../nbs/91_commands.ipynb #d267c0ad
 def export(
     root: Positional[Folder],       # folder of a run
-    format: Literal['png', 'coco', 'labelme'],  # PNG and classes.txt; run lengths; polygons
+    # PNG and classes.txt; run lengths; polygons; photos with a transparent background
+    format: Literal['png', 'coco', 'labelme', 'cutout'],
     out: Folder,                    # a new or an empty folder
     masks: Masks = 'masks',   # the best; the segmenter's, without tags; those that it learned from
+    smallest: float | None = None,  # share of the photo that a polygon's region has; None: 0.001
 ) -> None:
     "Hand the masks of a run to an annotation tool."
-    print(f'{out}: {exporting.export(open_run(root), format, out, masks):,} masks')
+    print(f'{out}: {exporting.export(open_run(root), format, out, masks, smallest):,} masks')
 
 def submit(
     root: Positional[Folder],    # folder of a run with VOC's classes and a segmenter

@@ -6,8 +6,8 @@
 __all__ = ['OURS', 'LOCK', 'MARKS', 'UTF8_LETTER', 'USUAL_SPLITS', 'SPLIT_FOLDERS', 'STAGE_OF', 'Fault', 'InputError',
            'collecting', 'this_machine', 'name_aside', 'whole_file', 'whole_folder', 'is_gone', 'tidy', 'is_free',
            'encoding_of', 'one_form', 'read_text', 'read_list', 'read_csv', 'separator_of', 'read_table',
-           'files_by_stem', 'first_by_stem', 'lists_in', 'split_folders', 'stage_behind', 'removed_with', 'made_again',
-           'said', 'reading', 'write_json', 'finite', 'whole', 'read_json', 'write_rows']
+           'files_by_stem', 'first_by_stem', 'lists_in', 'split_folders', 'no_data_set', 'stage_behind', 'removed_with',
+           'made_again', 'said', 'reading', 'write_json', 'finite', 'whole', 'read_json', 'write_rows']
 
 # %% ../nbs/00_files.ipynb #a6c62143
 import codecs
@@ -337,6 +337,22 @@ def split_folders(
     found = found or {'train': root}
     return {split: path/'images' if (path/'images').is_dir() else path
             for split, path in found.items()}
+
+# %% ../nbs/00_files.ipynb #08583ab9
+def no_data_set(
+    root: Path,  # a folder
+) -> Fault:
+    "What is wrong with a folder that has none of the layouts."
+    problem = 'there is no data set here: no JPEGImages, no images and tags.csv, no XML'
+    remedy = 'Name a VOC folder, or put photos in images/ and their tags in tags.csv'
+    coco = [*root.glob('*.json'), *root.glob('*/*.json')]
+    if coco:
+        remedy = f'If {min(coco)} is a COCO file, name that; else {remedy[0].lower()}{remedy[1:]}'
+    elif (root/'data.yaml').exists():
+        remedy = "This looks like YOLO's layout: export the data as Pascal VOC or COCO"
+    elif (root.absolute().parent/'tags.csv').exists():
+        remedy = f'You mean the folder around it, with tags.csv: {root.absolute().parent}'
+    return Fault(root, problem, remedy)
 
 # %% ../nbs/00_files.ipynb #d740a6d2
 STAGE_OF = {'classifier': 'classify', 'cams': 'cams', 'refiner': 'refine', 'pseudo': 'refine',

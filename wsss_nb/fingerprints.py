@@ -7,7 +7,8 @@ __all__ = ['Known', 'WORDS', 'KINDS', 'ALL_KINDS', 'PRODUCTS', 'MEASURED_BY', 'F
            'truth_source', 'source_in_folder', 'source_among_some', 'source_in_coco', 'has_truth_at', 'check_truths',
            'Fingerprint', 'fingerprint', 'fingerprints_of', 'write_fingerprints', 'is_note', 'is_fingerprint',
            'unknown_fingerprints', 'read_fingerprints', 'Changes', 'compare', 'in_words', 'Uses', 'Remade', 'behind',
-           'remade_of_learned', 'remade', 'has_results', 'files_made', 'entries_made', 'mark', 'take_away']
+           'remade_of_learned', 'remade', 'has_results', 'first_missing', 'files_made', 'entries_made', 'mark',
+           'take_away']
 
 # %% ../nbs/39_fingerprints.ipynb #49f5d331
 import json
@@ -343,12 +344,30 @@ FOLDERS: tuple[str, ...] = sum(PRODUCTS.values(), ())   # of results
 
 def has_results(
     root: Path,      # of a run
+    folders: Sequence[str] = FOLDERS,   # in which it is looked
 ) -> bool:
     "Whether a run has made anything yet."
-    for name in FOLDERS:
+    for name in folders:
         if any(path.is_file() for path in (root/name).rglob('*')):
             return True
     return False
+
+# %% ../nbs/39_fingerprints.ipynb #5d7c2e18
+def first_missing(
+    root: Path,              # of a run
+    metrics: dict,           # of the run
+    stages: Sequence[str],   # that the run has, in order
+    stage: str,              # one of them, whose result is wanted
+) -> str:
+    "The stage with which one has to begin to get what a stage makes."
+    if stage not in stages or has_results(root, PRODUCTS[stage]):
+        return stage
+    for each in stages:
+        entry = metrics.get('stages', {}).get(each, {})
+        is_cut_off = bool(entry) and 'end' not in entry
+        if each == stage or is_cut_off or not has_results(root, PRODUCTS[each]):
+            return each
+    return stage
 
 # %% ../nbs/39_fingerprints.ipynb #f39e1e86
 def files_made(

@@ -33,6 +33,7 @@ class Corrected(NamedTuple):
     name: str            # id of the photo
     labels: np.ndarray   # label map uint8 (H, W)
     source: Path         # the tool's file
+    smallest: float = 0. # share of the photo below which regions were not handed out
 
 def photos_by_name(run: Run) -> dict[str, tuple[str, Path]]:
     "Id and file of each photo of a run, by its file's name and by its id."
@@ -74,7 +75,7 @@ def checked(
             raise
         problem = f"the mask of '{drawn.photo}' is broken ({type(error).__name__}: {error})"
         raise InputError(Fault(drawn.source, problem, CORRECT)) from None
-    return Corrected(name, labels, drawn.source)
+    return Corrected(name, labels, drawn.source, drawn.smallest)
 
 # %% ../nbs/66_import_masks.ipynb #8cb4b4c4
 def all_checked(
@@ -103,12 +104,15 @@ DRAWN_BEFORE = f'{CORRECTED}/drawn'   # has folders of masks and of predictions 
 def as_sent(
     run: Run,
     labels: np.ndarray,   # label map of the run
+    smallest: float,      # share of the photo below which its regions were not handed out
 ) -> Iterator[np.ndarray]:
     "What comes back of a label map that nobody changes, in any of the forms of `export`."
     yield labels
     yield np.where(labels == IGNORE, 0, labels)
     height, width = labels.shape
-    yield labelme_labels(labelme('', labels, run.classes), run.classes, (width, height))
+    for share in dict.fromkeys((smallest, 0.)):   # earlier versions handed all of them out
+        content = labelme('', labels, run.classes, smallest=share)
+        yield labelme_labels(content, run.classes, (width, height))
 
 # %% ../nbs/66_import_masks.ipynb #69881dd9
 def is_as_drawn(
@@ -121,7 +125,7 @@ def is_as_drawn(
     for folder in folders:
         path = folder/f'{mask.name}.png'
         if path.exists():
-            for same in as_sent(run, read_mask(path, len(run.classes))):
+            for same in as_sent(run, read_mask(path, len(run.classes)), mask.smallest):
                 if np.array_equal(same, mask.labels):
                     return True
     return False
@@ -256,8 +260,8 @@ def command_with(
 ) -> Callable:                         # the command `import-masks`
     "The command `import-masks`."
     def import_command(
-        root: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar='DIR')]],
-        path: tyro.conf.Positional[Path],
+        root: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar='DIR')]],   # of a run
+        path: tyro.conf.Positional[Path],   # what the tool wrote
         replace: bool = False,   # replace corrected masks that are there by others
         all: bool = False,       # masks that are as the run drew them are right, and count, too
     ) -> None:

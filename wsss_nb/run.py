@@ -19,10 +19,10 @@ from torch import nn
 from .cam import StoredMaps
 from .datasets import Some, held_out, open_photos, splits_of
 from .files import Fault, InputError, is_free, read_json, write_json
-from wsss_nb.fingerprints import (
+from .fingerprints import (
     ALL_KINDS, FOLDERS, Changes, Known, Remade, Uses, behind, check_truths, compare, entries_made,
-    files_made, fingerprints_of, has_results, in_words, read_fingerprints, remade, take_away,
-    write_fingerprints)
+    files_made, fingerprints_of, first_missing, has_results, in_words, read_fingerprints, remade,
+    take_away, write_fingerprints)
 from .methods import System, stages_of
 from .photos import Photos
 from .records import FORMAT, PUT_BACK, check_format, check_metrics, environment
@@ -245,7 +245,9 @@ class Run:
     def require(self, name: str, stage: str) -> None:
         "Raise `InputError` if what a stage makes is not there."
         if not self.has(name):
-            remedy = f'Make it with `wsss_nb {stage} {self.root}`, or let `wsss_nb run` do it'
+            first = first_missing(self.root, self.metrics, self.stages, stage)
+            remedy = (f'Go on with `wsss_nb {first} {self.root}`, or give the `wsss_nb run` of '
+                      'this run again, which does all that is missing')
             raise InputError(Fault(self.root/name, 'this is not there yet', remedy))
 
     def record(self, **entries: dict) -> None:

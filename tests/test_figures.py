@@ -69,15 +69,16 @@ def test_a_run_without_words_has_no_figure_of_them(whole):
     assert len(reasons) == 1 and reasons[0].startswith('Visual words: ')
 
 
-@pytest.mark.parametrize('draw, command', [
-    (draw_background, 'cams'), (draw_faults, 'cams'), (draw_pooling, 'classify'),
-    (draw_words, 'classify'), (has_words, 'classify'),
+@pytest.mark.parametrize('draw, folder', [
+    (draw_background, 'cams'), (draw_faults, 'cams'), (draw_pooling, 'classifier'),
+    (draw_words, 'classifier'), (has_words, 'classifier'),
     (lambda run: draw_variants([run], run.root/'never.png'), 'cams'),
     (lambda run: draw_overview([run], [0], [], run.root/'never.png'), 'cams'),
-    (lambda run: draw_overview([run], [], [0], run.root/'never.png'), 'predict'),
-    (lambda run: draw_segmentations(run, 'val', [0], run.root/'never.png'), 'predict')])
-def test_what_is_not_there_is_named_with_the_command_that_makes_it(begun, draw, command):
-    with pytest.raises(InputError, match=f'this is not there yet.*`wsss_nb {command} '):
+    (lambda run: draw_overview([run], [], [0], run.root/'never.png'), 'predictions'),
+    (lambda run: draw_segmentations(run, 'val', [0], run.root/'never.png'), 'predictions')])
+def test_what_is_not_there_is_named_with_the_command_to_begin_with(begun, draw, folder):
+    said = f'begun/{folder}/.* this is not there yet.*`wsss_nb classify '
+    with pytest.raises(InputError, match=said):
         draw(begun)
     assert not (begun.root/'never.png').exists() and not list((begun.root/'figures').iterdir())
 

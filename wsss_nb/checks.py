@@ -20,7 +20,8 @@ from typing import Iterable, Iterator, NamedTuple, Sequence
 import numpy as np
 from tqdm.auto import tqdm
 
-from .files import Fault, InputError, collecting, encoding_of, one_form, read_list, whole_file
+from .files import (
+    Fault, InputError, collecting, encoding_of, one_form, read_list, whole_file)
 from .photos import (
     IGNORE, MOST_CLASSES, Annotation, check_tags, image_size, orientation, read_image, read_mask,
     read_tag_table)

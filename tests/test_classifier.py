@@ -49,7 +49,8 @@ def test_a_pooling_of_another_shape_is_told_with_what_it_must_make(monkeypatch):
 
 
 def test_a_pooling_that_there_is_not_is_refused():
-    with pytest.raises(InputError, match="no pooling is called 'median' here; there are hspp, gap, gmp"):
+    said = "no pooling is called 'median' here; there are hspp, gap, gmp"
+    with pytest.raises(InputError, match=said):
         WordClassifier(small_backbone(), 2, pooling='median')
 
 

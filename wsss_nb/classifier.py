@@ -47,8 +47,8 @@ class WordClassifier(nn.Module):
         super().__init__()
         if pooling not in POOLINGS:
             there = ', '.join(POOLINGS)
-            raise InputError(f"no pooling is called '{pooling}' here; there are {there}. If it comes "
-                             'from another package, install that')
+            raise InputError(f"no pooling is called '{pooling}' here; there are {there}. If it "
+                             'comes from another package, install that')
         if words not in ('learned', 'memory', None):
             raise InputError(f"words can be 'learned', 'memory' or None, not '{words}'")
         self.backbone = backbone
@@ -81,7 +81,7 @@ class WordClassifier(nn.Module):
         return words
 
     def pooled(self, features: torch.Tensor) -> torch.Tensor:
-        "Features (B, d, h, w) as (B, d). Raises `InputError` for a pooling that makes another shape."
+        "Features (B, d, h, w) as (B, d). Raises `InputError` where they have another shape then."
         found = POOLINGS[self.pooling](features)
         if found.dim() != 2 or found.shape[1] != features.shape[1]:
             raise InputError(f"pooling '{self.pooling}' made {tuple(found.shape)} of features "

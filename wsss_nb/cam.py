@@ -182,7 +182,7 @@ def sum_of_views(
 
 # %% ../nbs/20_cam.ipynb #c35e35f3
 def cam_of_views(
-    model: nn.Module,          # with `.class_maps`; in evaluation mode, without gradient
+    model: nn.Module,          # its `.class_maps` gives (2, C, h, w); in evaluation mode
     views: Views,              # of a photo
     stride: int = 4,           # of the maps; 1: the photo's full size
     merge: Merge = 'maximum',  # of photo and mirror image

@@ -615,6 +615,7 @@ def test_a_link_shows_the_same_and_back_goes_back(browser, of_two, finished, wal
         page.wait_for_url(f'{of_two}#{link}', timeout=PATIENCE)
         page.keyboard.press('n')
         wait_for_both(page, 'photo', left.photos('train')[3])
+        page.wait_for_url(re.compile(left.photos('train')[3]), timeout=PATIENCE)   # noted by now
         page.keyboard.press('3')
         page.wait_for_url(re.compile('panel=mask'), timeout=PATIENCE)
         page.go_back()

@@ -256,3 +256,26 @@ def test_make_marks_ends_with_a_status_and_without_a_traceback(tmp_path):
                           cwd=ROOT, capture_output=True, text=True)
     assert made.returncode != 0 and 'no such folder' in made.stdout
     assert 'Traceback' not in made.stdout + made.stderr
+
+
+def test_the_page_for_teachers_names_what_there_is():
+    page = (ROOT/'docs'/'reading.md').read_text()
+    teaching = page.split('## You teach')[1].split('\n## ')[0]
+    sections = {'17_classifier': 'What it learns from', '20_cam': 'A trained network'}
+    for stem, section in sections.items():
+        assert f'../nbs/{stem}.ipynb' in teaching and f'*{section}*' in teaching
+        assert any(f'## {section}' in source_of(cell) for cell in chapter(stem)['cells'])
+    for target in re.findall(r'\]\((\.\./[^)#]+)', teaching):
+        assert (ROOT/'docs'/target).exists()
+    assert '## Other ways to install' in (ROOT/'README.md').read_text()
+    makefile = (ROOT/'Makefile').read_text()
+    for call in ("make_sheets('nbs', 'exercises')", "print_marks('nbs', 'folder')"):
+        assert call in teaching and call.replace('folder', '$(SHEETS)') in makefile
+
+
+@pytest.mark.parametrize('page', ('README.md', 'docs/reading.md'))
+def test_the_paper_is_linked_where_it_is_first_named(page):
+    words = ' '.join((ROOT/page).read_text().split())
+    title = 'Learning Visual Words for Weakly-Supervised Semantic Segmentation*'
+    link = '](https://www.ijcai.org/proceedings/2021/0136)'
+    assert words[words.index(title):].startswith(title + link)

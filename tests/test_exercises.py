@@ -75,8 +75,7 @@ def test_a_sheet_fails_at_the_first_function_and_names_it(name, sheets):
     first = names_to_write(sheets[name])[0]
     assert failure.what == f'NotImplementedError: your turn: {first}'
     codes = code(sheets[name])
-    stripped = [[line.strip() for line in source.splitlines()] for source in codes]
-    failed = [i for i, lines in enumerate(stripped) if failure.line in lines][0]
+    failed = [i for i, source in enumerate(codes) if failure.line in source][0]
     written = [i for i, source in enumerate(codes) if f'#| exercise {first}' in source][0]
     assert written < failed
 

@@ -77,7 +77,8 @@ exercises: $(VENV)/installed  ## copy chapters without their solutions, to fill 
 # Which functions are right in the sheets of a folder: `make marks SHEETS=folder`. It runs them.
 SHEETS ?= exercises
 marks: $(VENV)/installed  ## say which functions of such sheets are right
-	$(BIN)/python -c "from wsss_nb.exercises import print_marks; print_marks('nbs', '$(SHEETS)')"
+	@$(BIN)/python -c "from wsss_nb.exercises import print_marks; \
+		raise SystemExit(len(print_marks('nbs', '$(SHEETS)')) > 0)"
 
 # The notebooks with their stored outputs, guides and a reference as a site that needs no network: open _docs/index.html.
 docs: $(VENV)/installed  ## the notebooks, guides and reference as a site: _docs/index.html

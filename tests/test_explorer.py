@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode
@@ -691,6 +691,14 @@ FAINT = '''() => {
     return faint; }'''
 
 
+def none_left(page, script: str) -> None:
+    "A list that a page gives is empty, once it has come to rest."
+    from playwright.sync_api import TimeoutError
+    with suppress(TimeoutError):
+        page.wait_for_function(f'() => ({script})().length === 0', timeout=5_000)
+    assert page.evaluate(script) == []
+
+
 def test_light_and_dark_wide_and_narrow(browser, of_two):
     with visited(browser, of_two) as page:
         wait_for_both(page, 'mask', 'all 8 photos')
@@ -699,9 +707,10 @@ def test_light_and_dark_wide_and_narrow(browser, of_two):
             page.emulate_media(color_scheme=scheme)
             for width in (1280, 390):
                 page.set_viewport_size({'width': width, 'height': 900})
+                page.wait_for_function(f'innerWidth == {width}', timeout=PATIENCE)
+                none_left(page, TOO_WIDE)
+                none_left(page, FAINT)
                 assert page.evaluate('document.documentElement.scrollWidth') == width
-                assert page.evaluate(TOO_WIDE) == []
-                assert page.evaluate(FAINT) == []
             grounds.add(page.evaluate('getComputedStyle(document.body).backgroundColor'))
         assert len(grounds) == 2
 

@@ -143,7 +143,8 @@ def test_a_run_without_a_segmenter_is_told(run, folder, tmp_path):
     untrained_run(tmp_path/'run', Path(run.config.data))
     (tmp_path/'run'/'segmenter'/'model.safetensors').unlink()
     fresh = Run(replace(run.config, out=tmp_path/'run'))
-    with pytest.raises(InputError, match='segmenter/model.safetensors: .* not there yet.*`wsss_nb run`'):
+    said = 'segmenter/model.safetensors: .* not there yet.*`wsss_nb run`'
+    with pytest.raises(InputError, match=said):
         predict_photos(fresh, find_photos([folder]), tmp_path/'out', workers=0)
     assert not (tmp_path/'out').exists()
 

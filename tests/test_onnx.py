@@ -75,7 +75,8 @@ def test_a_network_that_is_not_there_is_told(data, tmp_path):
     pytest.importorskip('onnxruntime')
     run = untrained_run(tmp_path/'run', data)
     (tmp_path/'run'/'segmenter'/'model.safetensors').unlink()
-    with pytest.raises(InputError, match='segmenter/model.safetensors: .* not there yet.*`wsss_nb run`'):
+    said = 'segmenter/model.safetensors: .* not there yet.*`wsss_nb run`'
+    with pytest.raises(InputError, match=said):
         export_onnx(Run(replace(run.config)), 'segmenter', tmp_path/'x.onnx')
 
 

@@ -284,7 +284,7 @@ def test_code_outputs_and_tables_fit_into_a_page_without_scrolling(site):
         page = browser.new_page(viewport={'width': 1280, 'height': 900}, java_script_enabled=False)
         wide = {}
         for name in (*CHAPTERS, *GUIDES, 'index'):
-            page.goto((site/f'{name}.html').as_uri(), wait_until='domcontentloaded')
+            page.goto((site/f'{name}.html').as_uri(), wait_until='load')
             found = page.evaluate(TOO_WIDE)
             if found:
                 wide[name] = found

@@ -7,7 +7,7 @@ __all__ = ['OURS', 'LOCK', 'MARKS', 'UTF8_LETTER', 'USUAL_SPLITS', 'SPLIT_FOLDER
            'collecting', 'this_machine', 'name_aside', 'whole_file', 'whole_folder', 'is_gone', 'tidy', 'is_free',
            'encoding_of', 'one_form', 'read_text', 'read_list', 'read_csv', 'separator_of', 'read_table',
            'files_by_stem', 'first_by_stem', 'lists_in', 'split_folders', 'no_data_set', 'stage_behind', 'removed_with',
-           'made_again', 'said', 'reading', 'write_json', 'finite', 'whole', 'read_json', 'write_rows']
+           'made_again', 'few_of', 'said', 'reading', 'write_json', 'finite', 'whole', 'read_json', 'write_rows']
 
 # %% ../nbs/00_files.ipynb #a6c62143
 import codecs
@@ -399,6 +399,15 @@ def made_again(
     if removed == [path] and not path.exists():
         return f'Make it with {command}'
     return f'Remove {" and ".join(map(str, removed))}, then make it again with {command}'
+
+# %% ../nbs/00_files.ipynb #3fd6d3d4
+def few_of(
+    words: Sequence[str],
+    most: int = 5,   # that are written out
+) -> str:
+    "The first of some words, with commas between them, and how many more there are."
+    more = [f'and {len(words) - most} more'] if len(words) > most else []
+    return ', '.join([*words[:most], *more])
 
 # %% ../nbs/00_files.ipynb #247f9a87
 def said(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from accelerate.utils import broadcast_object_list
 from .costs import TFLOPS, count, expected_costs
 from .crf import has_crf, refine_probabilities
 from .datasets import is_coco, summarise_photos
-from .files import InputError
+from .files import InputError, few_of
 from .fingerprints import has_results
 from .methods import Methods, System
 from .photos import at_most, median_long_side
@@ -346,10 +346,8 @@ def found_in_words(this: Run) -> str:
     photos = this.photos
     counts = sum(photos.tags(i) for i in range(len(photos))).int().tolist()
     commonest = sorted(zip(this.classes, counts), key=lambda named: -named[1])
-    said = [f'{name} {count:,}' for name, count in commonest[:NAMED]]
-    if len(commonest) > NAMED:
-        said.append(f'and {len(commonest) - NAMED} more')
-    return f'{len(photos):,} photos: {", ".join(said)}'
+    said = [f'{name} {count:,}' for name, count in commonest]
+    return f'{len(photos):,} photos: {few_of(said, NAMED)}'
 
 def announce(config: Config) -> None:
     "Print what there is to learn from, and that the machine is being timed."

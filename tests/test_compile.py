@@ -6,26 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from untrained import Noise
 
 from wsss_nb.backbones import Backbone
 from wsss_nb.classifier import WordClassifier, tag_loss
 from wsss_nb.files import InputError
-from wsss_nb.loaders import Batch
 from wsss_nb.stages import compiled, has_compiler
 from wsss_nb.training import Machine, TrainingSettings, train
 
 PLAIN = Machine(workers=0)
-
-
-class Crops(torch.utils.data.Dataset):
-    "Eight crops of noise, each with one of three tags."
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, place):
-        generator = torch.Generator().manual_seed(place.index)
-        return Batch(torch.randn(3, 16, 24, generator=generator),
-                     {'tags': torch.eye(3)[place.index % 3]})
 
 
 def tiny() -> WordClassifier:
@@ -49,7 +38,7 @@ def test_compiled_steps_are_those_of_plain_training(tmp_path):
         model = tiny()
         first = model.backbone.stages[0][0]
         first.register_forward_hook(lambda *_: calls.append(torch.compiler.is_compiling()))
-        trained = train(model, Crops(), loss, tmp_path/name, settings, machine)
+        trained = train(model, Noise(), loss, tmp_path/name, settings, machine)
         assert trained.backbone.stages[0]._compiled_call_impl is None
     assert calls[:4] == [False] * 4 and True in calls[4:]
     found = load_file(tmp_path/'compiled'/'model.safetensors')
@@ -66,6 +55,6 @@ def test_without_a_compiler_it_is_refused(monkeypatch, tmp_path):
     assert not has_compiler()
     settings = TrainingSettings(epochs=1, batch_size=4)
     with pytest.raises(InputError, match='--compile needs a C.. compiler.*leave out --compile'):
-        train(tiny(), Crops(), loss, tmp_path, settings, replace(PLAIN, compiles=True))
+        train(tiny(), Noise(), loss, tmp_path, settings, replace(PLAIN, compiles=True))
     with compiled(tiny(), False):
         pass

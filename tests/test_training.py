@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from untrained import Noise
 
 from wsss_nb.backbones import Backbone
 from wsss_nb.classifier import WordClassifier
@@ -88,17 +89,6 @@ def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(tmp_path):
     assert 'cannot be shared out evenly between 2 processes' in done.stderr
 
 
-class Crops(torch.utils.data.Dataset):
-    "Eight crops of noise, each with one of three tags."
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, place):
-        generator = torch.Generator().manual_seed(place.index)
-        tags = torch.eye(3)[place.index % 3]
-        return Batch(torch.randn(3, 16, 24, generator=generator), {'tags': tags})
-
-
 @pytest.mark.parametrize('precision', ['no', 'bf16'])
 def test_precision_is_a_setting_and_not_a_code_path(precision, tmp_path):
     torch.manual_seed(0)
@@ -110,7 +100,7 @@ def test_precision_is_a_setting_and_not_a_code_path(precision, tmp_path):
         return word_loss(model(batch.images), batch.targets['tags'])._asdict()
 
     settings = TrainingSettings(epochs=2, batch_size=4)
-    train(model, Crops(), loss, tmp_path/precision, settings, Machine(precision, 0))
+    train(model, Noise(), loss, tmp_path/precision, settings, Machine(precision, 0))
     weights = load_file(tmp_path/precision/'model.safetensors')
     assert all(t.dtype == torch.float32 and t.isfinite().all() for t in weights.values())
 
@@ -126,7 +116,7 @@ def test_a_loss_that_is_no_number_is_refused_and_the_last_checkpoint_stays(tmp_p
 
     settings = TrainingSettings(epochs=4, batch_size=4)
     with pytest.raises(InputError, match='the loss of step 3 of 8 is no number'):
-        train(torch.nn.Linear(3, 1), Crops(), bursts, tmp_path/'bursts', settings, ALONE,
+        train(torch.nn.Linear(3, 1), Noise(), bursts, tmp_path/'bursts', settings, ALONE,
               checkpoint_steps=2)
     assert latest_checkpoint(tmp_path/'bursts')[0] == 2
 

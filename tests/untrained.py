@@ -1,10 +1,12 @@
-"Runs whose networks are as random as they began: what they say doesn't matter to a test."
+"Runs of networks as random as they began, and photos of noise: what they say doesn't matter."
 from pathlib import Path
 
 import torch
+from torch.utils.data import Dataset
 
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
+from wsss_nb.loaders import Batch
 from wsss_nb.methods import RefinerMethod, System
 from wsss_nb.prediction import PredictionSettings
 from wsss_nb.refiners import DenseCRF
@@ -33,3 +35,14 @@ def untrained_run(
                 torch.nn.init.normal_(branch.weight, std=1.)
         save_model(network, root/role)
     return run
+
+
+class Noise(Dataset):
+    "Eight crops of noise, each with one of three tags."
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, place):
+        generator = torch.Generator().manual_seed(place.index)
+        tags = torch.eye(3)[place.index % 3]
+        return Batch(torch.randn(3, 16, 24, generator=generator), {'tags': tags})

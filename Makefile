@@ -8,7 +8,7 @@ SHAPES = data/shapes
 # begins where the classifier ended.
 DEMO = --data $(SHAPES) --classifier.crop 160 --classifier.epochs 5 \
 	--classifier.learning-rate 0.01 --cams.scales 1 0.5 1.5 --segmenter.begin classifier \
-	--segmenter.epochs 5 --segmenter.crop 96 --segmenter.learning-rate 0.005 \
+	--segmenter.epochs 4 --segmenter.crop 80 --segmenter.learning-rate 0.005 \
 	--segmenter.new-layers 1 --segmenter.new-biases 2 --prediction.scales 1
 
 .PHONY: install help crf demo table test bench soak lab exercises marks docs clean

@@ -129,14 +129,15 @@ class WalkAndCrf:
 
 def by_photos(small: bool) -> Stage:
     "The walk and the CRF of several photos: a worker for each core, and all in one process."
-    make = WalkAndCrf(*((60, 80) if small else (375, 500)))
-    photos = range(4 if small else 16)
+    height, width = (60, 80) if small else (240, 320)   # as photos of voc-mini
+    make = WalkAndCrf(height, width)
+    photos = range(4 if small else 40)
 
     def masks(workers: int) -> np.ndarray:
         return np.stack([np.asarray(mask) for mask in in_workers(make, photos, workers, None)])
 
     return Stage(
-        f'walk and CRF of {len(photos)} photos, against one process',
+        f'walk and CRF of {len(photos)} photos of {width} x {height}, against one process',
         ours=partial(masks, cores()), published=partial(masks, 0),
         agreement=equal_values, agreed_on='equal labels, share', bar=1.8,
         rounds=1 if small else 3)

@@ -112,3 +112,29 @@ def test_a_benchmark_runs(tmp_path):
         rows = list(csv.DictReader(file))
     assert {row['machine'] for row in rows} == {'quiet', 'busy'}
     assert all(float(row['agreement']) >= .99 for row in rows if 'equal' in row['agreed_on'])
+
+
+def test_what_a_gpu_waits_for_is_watched_and_a_machine_without_one_says_so(
+        monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import on_gpu
+    from wsss_nb.shapes import make_shapes
+    shapes = make_shapes(tmp_path/'shapes', 16, 4, size=64)
+    monkeypatch.setattr(on_gpu, 'TIMED', range(0, 2))
+    monkeypatch.setattr(on_gpu, 'WATCHED', range(1, 2))
+    monkeypatch.setattr(on_gpu, 'SEEN', range(2, 3))
+    monkeypatch.setattr(on_gpu, 'SIZES', ((64, 48), (48, 64)))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    modes = []
+    monkeypatch.setattr(torch.cuda, 'set_sync_debug_mode', modes.append)
+    on_gpu.train('baseline', shapes, tmp_path/'out', 'no')
+    assert modes == ['warn', 'default'] and not (tmp_path/'out'/'run').exists()
+    on_gpu.look('baseline')
+    said = capsys.readouterr().out
+    assert 'baseline, no: ' in said and 'it waited at {}' in said
+    assert said.count(' look: ') == 4
+    monkeypatch.setattr(sys, 'argv', ['on_gpu.py', '--data', str(shapes), '--out', str(tmp_path)])
+    with pytest.raises(SystemExit):
+        on_gpu.main()
+    assert 'there is no CUDA GPU here' in capsys.readouterr().err

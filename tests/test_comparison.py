@@ -7,13 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from wsss_nb import comparison as chapter
 from wsss_nb.affinity import Affinity
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.cli import main
-from wsss_nb.comparison import (MEASURED, TABLE_A, Comparison, agreed, at_rate, gain_by_rate,
+from wsss_nb.comparison import (MEASURED, TABLE_A, Comparison, agreed, gain_by_rate,
                                 measure_val, settled, settings_of_run, table_a)
 from wsss_nb.crf import refine_labels
 from wsss_nb.datasets import Some, held_out, open_photos
@@ -27,7 +28,7 @@ from wsss_nb.run import HELD_OUT, Config, Run, RunSettings, read_config
 from wsss_nb.segmentation import DeepLab
 from wsss_nb.shapes import make_shapes
 from wsss_nb.tables import read_rows
-from wsss_nb.terms import Pace, Terms, time_training, with_given
+from wsss_nb.terms import Pace, Terms, at_rate, time_training, with_given
 from wsss_nb.training import TrainingSettings
 from wsss_nb.visual_words import VisualWords
 from wsss_nb.whole_systems import table_c
@@ -49,6 +50,18 @@ class Fragile(VisualWords):
         terms = super().loss(network, batch, at)
         factor = float('nan') if self.training.optimiser.learning_rate > .005 else 1.
         return {name: factor * term for name, term in terms.items()}
+
+
+@dataclass(frozen=True)
+class Blind(VisualWords):
+    "A method of another package, which learns nothing of where its tags are."
+    name = 'blind'
+
+    def begin_as(self, network, work):
+        torch.nn.init.zeros_(network.classifier.weight)
+
+    def loss(self, network, batch, at):
+        return {name: 0. * term for name, term in super().loss(network, batch, at).items()}
 
 
 @dataclass(frozen=True)
@@ -219,8 +232,22 @@ def test_rates_are_chosen_on_photos_held_out_and_val_is_not_opened(shapes, tmp_p
     before = (tmp_path/'out'/'rates.csv').stat().st_mtime_ns
     assert settled(told, (0,))[0] == systems                 # nothing is tried again
     assert (tmp_path/'out'/'rates.csv').stat().st_mtime_ns == before
-    with pytest.raises(InputError, match='fragile: the loss ran away at every rate'):
+    with pytest.raises(InputError, match='fragile learns nothing at any of these rates'):
         settled(compared(shapes, tmp_path/'all', {'fragile': fragile}, Terms(rates=(.01,))), (0,))
+
+
+def test_a_system_that_learns_nothing_gets_no_row_and_the_others_do(shapes, tmp_path, capsys):
+    blind = replace(BASELINE, classifier=Blind(RANDOM, SHORT, pooling='gap', words=None))
+    systems = {'baseline': BASELINE, 'blind': blind, 'words': WORDS}
+    table_a(compared(shapes, tmp_path/'out', systems), (0,))
+    assert [row['system'] for row in results(tmp_path/'out')] == ['baseline', 'words']
+    assert 'blind, seed 0, gets no row: ' in capsys.readouterr().out
+    with pytest.raises(InputError, match='none of these systems has learned anything'):
+        table_a(compared(shapes, tmp_path/'alone', {'blind': blind}), (0,))
+    told = compared(shapes, tmp_path/'tried', {'blind': blind}, Terms(rates=(.01,)))
+    with pytest.raises(InputError, match='blind learns nothing at any of these rates'):
+        settled(told, (0,))
+    assert [row['CAM held out'] for row in read_rows(tmp_path/'tried'/'rates.csv')] == [None]
 
 
 @pytest.mark.parametrize('every', [2, 3, 10])

@@ -50,6 +50,13 @@ def test_the_rest_is_done_in_order_whatever_the_number_of_workers(maker, workers
     assert maker(3) == 106
 
 
+def test_a_network_that_looks_needs_no_plan_for_each_size_of_a_photo(maker):
+    before = torch.backends.cudnn.enabled
+    asked = maker._replace(answer=lambda network, views: torch.backends.cudnn.enabled)
+    assert asked.ask(None) is False
+    assert torch.backends.cudnn.enabled == before
+
+
 @pytest.mark.parametrize('workers', [0, 1, 2])
 def test_an_error_comes_behind_all_that_was_made_before(maker, workers):
     done = []

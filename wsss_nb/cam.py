@@ -25,7 +25,7 @@ from .loaders import normalise
 from .photos import Photos
 from .readers import Form, read_arrays, write_arrays
 from .settings import not_among, wrong_scales
-from .work import Maker, Work, quick
+from .work import Maker, Work, of_any_size, quick
 
 # %% ../nbs/20_cam.ipynb #cabb8710
 def strided_size(
@@ -215,7 +215,7 @@ def multiscale_cam(
     views = create_views(image, labels, scales, longest, backbone.mean, backbone.std)
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), of_any_size():
         cam = cam_of_views(model, views, stride, merge)
     model.train(was_training)
     return cam

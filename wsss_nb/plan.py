@@ -31,7 +31,7 @@ from .methods import Methods, System
 from .photos import at_most, median_long_side
 from .run import Config, Run, read_config
 from .training import At, device, process
-from .work import DTYPES, Trained, quick
+from .work import DTYPES, Trained, of_any_size, quick
 
 # %% ../nbs/46_plan.ipynb #d28a5631
 def seconds_of(
@@ -87,7 +87,7 @@ def looking_speed(
     image = torch.zeros(1, 3, side, side, device=device())
 
     def look() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), of_any_size():
             network(image).sum().item()
 
     return operations / seconds_of(look)

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['TURN', 'DTYPES', 'SMALL_SIDE', 'LEAST_EPOCHS', 'EPOCHS_OF_ONE', 'Asked', 'until_error', 'made_within', 'in_turns',
            'in_workers', 'one_thread', 'Layers', 'normed_convolutions', 'fold', 'quick', 'has_bfloat16',
-           'usual_precision', 'Maker', 'answers', 'looking', 'photo_pixels', 'Work', 'whole_side', 'photo_side',
-           'usual_crop', 'first_backbone', 'Lead', 'enough_epochs', 'Trained']
+           'usual_precision', 'of_any_size', 'Maker', 'answers', 'looking', 'photo_pixels', 'Work', 'whole_side',
+           'photo_side', 'usual_crop', 'first_backbone', 'Lead', 'enough_epochs', 'Trained']
 
 # %% ../nbs/18_work.ipynb #aa33f2f8
 import copy
 import math
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import (Annotated, Any, Callable, ClassVar, Generator, Iterable, Iterator, Mapping,
@@ -190,6 +190,11 @@ def usual_precision(
     is_depthwise = any(layer.groups > 1 for layer in wide)
     return 'bf16' if has_bfloat16(where) and not is_depthwise else 'no'
 
+# %% ../nbs/18_work.ipynb #70f3c910
+def of_any_size() -> AbstractContextManager:
+    "Within the block, convolutions on a CUDA GPU need no plan for each size; see above."
+    return torch.backends.cudnn.flags(enabled=False)
+
 # %% ../nbs/18_work.ipynb #258ac130
 class Maker(NamedTuple):
     """Makes something of a photo: `views` gives what the `network` will see, `answer` makes of
@@ -203,7 +208,7 @@ class Maker(NamedTuple):
     def ask(self, views: Any) -> Any:
         "What the network says to some views: in evaluation mode, without gradient."
         self.network.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), of_any_size():
             return self.answer(self.network, views)
 
     def see(self, views: Any) -> Any:
@@ -364,11 +369,16 @@ class Trained:
         network = self.network(len(work.photos.classes), first=not is_done)
         if not is_done:
             self.begin_as(network, work)
+        machine = replace(work.machine, step_done=self.told(network, work))
         return train(network, self.crops(work, network), self.loss, work.folder, self.training,
-                     work.machine, work.seed, self.title, self.rates())
+                     machine, work.seed, self.title, self.rates())
 
     def begin_as(self, network: nn.Module, work: Work) -> None:
         "Give a network first weights that it isn't made with; none, as a rule."
+
+    def told(self, network: nn.Module, work: Work) -> Callable[[At], None] | None:
+        "Who is told of each step, with the network as it begins; whoever the machine tells."
+        return work.machine.step_done
 
     def doubts(self, work: Work, network: nn.Module) -> list[str]:
         "What is odd about the trained network, in sentences that say what to try."

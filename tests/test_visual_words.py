@@ -20,7 +20,8 @@ METHOD = VisualWords(RANDOM, TrainingSettings(epochs=3, batch_size=4, crop=32), 
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
-    return open_photos(make_shapes(tmp_path_factory.mktemp('data')/'shapes', 8, 2, size=48), 'train')
+    folder = tmp_path_factory.mktemp('data')/'shapes'
+    return open_photos(make_shapes(folder, train=8, val=2, size=48), 'train')
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import torch
 from wsss_nb import visual_words as chapter
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.datasets import open_photos
+from wsss_nb.files import InputError
 from wsss_nb.readers import rows_of
 from wsss_nb.shapes import make_shapes
 from wsss_nb.training import Machine, TrainingSettings
@@ -68,6 +69,16 @@ def test_lines_of_steps_that_were_lost_are_dropped(photos, tmp_path):
     rows = rows_of(tmp_path/'words'/'words.csv', ('step',))
     assert [row['step'] for row in rows] == ['1', '2', '4', '6']
     assert rows[2]['perplexity']   # written anew
+
+
+def test_a_damaged_diary_is_named_and_the_training_goes_on_without_it(photos, tmp_path):
+    (tmp_path/'words').mkdir()
+    (tmp_path/'words'/'words.csv').write_text('step,used\nfirst,3\n')
+    with pytest.raises(InputError, match='words.csv: .*begins a new one'):
+        trained(photos, tmp_path/'words')
+    (tmp_path/'words'/'words.csv').unlink()
+    trained(photos, tmp_path/'words')
+    assert len(rows_of(tmp_path/'words'/'words.csv', ('step',))) == 3
 
 
 def test_a_memory_bank_has_no_first_words_and_the_baseline_no_diary(photos, tmp_path):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .classifier import WordClassifier, tag_loss
 from .codebook import encode_words, word_use
-from .files import write_rows
+from .files import reading, write_rows
 from .loaders import Augmentation, Batch, TaggedCrops
 from .photos import evenly
 from .pooling import POOLINGS
@@ -146,10 +146,11 @@ class Diary:
         photos: int = 16,          # that are looked at
     ):
         self.network = network
+        self.work = work
+        self.photos = photos
         self.first = network.codebook.detach().clone()
         self.path = work.folder/'words.csv'
         self.next = work.machine.step_done   # is told, too
-        self.pixels = some_pixels(work, network, photos)
 
     def __call__(self, at: At) -> None:
         if self.next is not None:
@@ -160,9 +161,13 @@ class Diary:
             self.write(step)
 
     def write(self, step: int) -> None:
-        "Add a line; those of later steps, which a training that goes on has lost, are dropped."
-        rows = rows_of(self.path, ['step']) if self.path.exists() else []
-        before = [row for row in rows if int(row['step']) < step]
+        """Add a line; those of later steps, which a training that goes on has lost, are dropped.
+        Raises `InputError` for a diary that is damaged."""
+        before = []
+        if self.path.exists():
+            with reading(self.path, 'diary', 'Remove it: the training begins a new one'):
+                rows = rows_of(self.path, ['step'])
+                before = [row for row in rows if int(row['step']) < step]
         write_rows(self.path, [*before, {'step': step} | self.line()])
 
 # %% ../nbs/19_visual_words.ipynb #13581c5b
@@ -172,7 +177,8 @@ def line(
 ) -> dict[str, str]:
     "What the words are now; a memory bank, which begins empty, has no first words to turn from."
     words = self.network.codebook.detach().cpu()
-    looks = looks_at_words(self.network, self.pixels)
+    pixels = some_pixels(self.work, self.network, self.photos)
+    looks = looks_at_words(self.network, pixels)
     use = word_use(torch.stack([look.counts for look in looks]))
     strongest = sum(look.strongest for look in looks) / len(looks)
     numbers = {'perplexity': use.perplexity, 'strongest': strongest,

@@ -50,10 +50,12 @@ def test_the_rest_is_done_in_order_whatever_the_number_of_workers(maker, workers
     assert maker(3) == 106
 
 
-def test_a_network_that_looks_needs_no_plan_for_each_size_of_a_photo(maker):
+@pytest.mark.parametrize(('groups', 'is_off'), [(4, True), (2, False), (1, False)])
+def test_a_depthwise_network_that_looks_needs_no_plan_for_each_size(maker, groups, is_off):
     before = torch.backends.cudnn.enabled
-    asked = maker._replace(answer=lambda network, views: torch.backends.cudnn.enabled)
-    assert asked.ask(None) is False
+    asked = maker._replace(network=nn.Conv2d(4, 4, 3, groups=groups),
+                           answer=lambda network, views: torch.backends.cudnn.enabled)
+    assert asked.ask(None) == (before and not is_off)
     assert torch.backends.cudnn.enabled == before
 
 

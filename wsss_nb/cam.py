@@ -215,7 +215,7 @@ def multiscale_cam(
     views = create_views(image, labels, scales, longest, backbone.mean, backbone.std)
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), of_any_size():
+    with torch.inference_mode(), of_any_size(model):
         cam = cam_of_views(model, views, stride, merge)
     model.train(was_training)
     return cam

@@ -87,7 +87,7 @@ def looking_speed(
     image = torch.zeros(1, 3, side, side, device=device())
 
     def look() -> None:
-        with torch.inference_mode(), of_any_size():
+        with torch.inference_mode(), of_any_size(network):
             network(image).sum().item()
 
     return operations / seconds_of(look)

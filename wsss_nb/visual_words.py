@@ -116,7 +116,7 @@ def looks_at_words(
     "What the words say to some photos."
     where = next(network.parameters()).device
     looks = []
-    with torch.inference_mode(), of_any_size():
+    with torch.inference_mode(), of_any_size(network):
         for photo in pixels:
             features = network.backbone(photo[None].to(where))
             words = encode_words(features, network.codebook, network.temperature)

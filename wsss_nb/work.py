@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['TURN', 'DTYPES', 'SMALL_SIDE', 'LEAST_EPOCHS', 'EPOCHS_OF_ONE', 'Asked', 'until_error', 'made_within', 'in_turns',
            'in_workers', 'one_thread', 'Layers', 'normed_convolutions', 'fold', 'quick', 'has_bfloat16',
-           'usual_precision', 'of_any_size', 'Maker', 'answers', 'looking', 'photo_pixels', 'Work', 'whole_side',
-           'photo_side', 'usual_crop', 'first_backbone', 'Lead', 'enough_epochs', 'Trained']
+           'usual_precision', 'is_depthwise', 'of_any_size', 'Maker', 'answers', 'looking', 'photo_pixels', 'Work',
+           'whole_side', 'photo_side', 'usual_crop', 'first_backbone', 'Lead', 'enough_epochs', 'Trained']
 
 # %% ../nbs/18_work.ipynb #aa33f2f8
 import copy
 import math
 import time
 from collections import Counter
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import (Annotated, Any, Callable, ClassVar, Generator, Iterable, Iterator, Mapping,
@@ -190,10 +190,17 @@ def usual_precision(
     is_depthwise = any(layer.groups > 1 for layer in wide)
     return 'bf16' if has_bfloat16(where) and not is_depthwise else 'no'
 
-# %% ../nbs/18_work.ipynb #70f3c910
-def of_any_size() -> AbstractContextManager:
-    "Within the block, convolutions on a CUDA GPU need no plan for each size; see above."
-    return torch.backends.cudnn.flags(enabled=False)
+# %% ../nbs/18_work.ipynb #53ffd5c0
+def is_depthwise(network: nn.Module) -> bool:
+    "Whether a network has a convolution that looks at each channel by itself."
+    wide = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    return any(layer.groups == layer.in_channels > 1 for layer in wide)
+
+def of_any_size(
+    network: nn.Module,      # that looks at photos
+) -> AbstractContextManager:
+    "Within the block, a depthwise network needs no plan for each size on a CUDA GPU; see above."
+    return torch.backends.cudnn.flags(enabled=False) if is_depthwise(network) else nullcontext()
 
 # %% ../nbs/18_work.ipynb #258ac130
 class Maker(NamedTuple):
@@ -208,7 +215,7 @@ class Maker(NamedTuple):
     def ask(self, views: Any) -> Any:
         "What the network says to some views: in evaluation mode, without gradient."
         self.network.eval()
-        with torch.inference_mode(), of_any_size():
+        with torch.inference_mode(), of_any_size(self.network):
             return self.answer(self.network, views)
 
     def see(self, views: Any) -> Any:

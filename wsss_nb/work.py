@@ -187,13 +187,13 @@ def usual_precision(
 ) -> str:                   # 'no' or 'bf16'
     "The precision that suits a backbone on a device."
     wide = [layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
-    is_depthwise = any(layer.groups > 1 for layer in wide)
-    return 'bf16' if has_bfloat16(where) and not is_depthwise else 'no'
+    is_grouped = any(layer.groups > 1 for layer in wide)
+    return 'bf16' if has_bfloat16(where) and not is_grouped else 'no'
 
 # %% ../nbs/18_work.ipynb #53ffd5c0
 def is_depthwise(network: nn.Module) -> bool:
     "Whether a network has a convolution that looks at each channel by itself."
-    wide = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    wide = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
     return any(layer.groups == layer.in_channels > 1 for layer in wide)
 
 def of_any_size(

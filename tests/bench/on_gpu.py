@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from wsss_nb.run import Config, Run
 from wsss_nb.systems import SYSTEMS
 from wsss_nb.terms import Terms, on_terms
-from wsss_nb.training import At
+from wsss_nb.training import At, device
 from wsss_nb.work import of_any_size, quick
 
 TIMED = range(5, 20)       # steps that are timed
@@ -92,9 +92,8 @@ def train(name: str, data: Path, out: Path, precision: str) -> None:
 
 def look(name: str) -> None:
     "Look at photos of some sizes, twice, in both ways, and print how long it took."
-    where = 'cuda' if torch.cuda.is_available() else 'cpu'
     method = SYSTEMS[name].following(max(SIZES[0])).classifier
-    network = quick(method.network(20)).to(where)
+    network = quick(method.network(20)).to(device())
     ways = {'cuDNN': nullcontext, 'no plans': partial(of_any_size, network)}
     for what, way in ways.items():
         for time_round in ('first', 'second'):
@@ -104,7 +103,7 @@ def look(name: str) -> None:
                 with torch.inference_mode(), way():
                     for scale in (1, 1.5):
                         side = [round(scale * pixels) for pixels in size]
-                        network.class_maps(torch.rand(2, 3, *side, device=where)).sum().item()
+                        network.class_maps(torch.rand(2, 3, *side, device=device())).sum().item()
                 taken.append(time.perf_counter() - begin)
             print(f'{what}, {time_round} look: ' + ', '.join(f'{s:.3f} s' for s in taken))
 

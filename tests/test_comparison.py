@@ -14,8 +14,8 @@ from wsss_nb.affinity import Affinity
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.cli import main
-from wsss_nb.comparison import (MEASURED, TABLE_A, Comparison, agreed, gain_by_rate,
-                                measure_val, settled, settings_of_run, table_a)
+from wsss_nb.comparison import (MEASURED, TABLE_A, Comparison, measure_val, settled,
+                                settings_of_run, table_a)
 from wsss_nb.crf import refine_labels
 from wsss_nb.datasets import Some, held_out, open_photos
 from wsss_nb.files import InputError, read_json
@@ -28,7 +28,7 @@ from wsss_nb.run import HELD_OUT, Config, Run, RunSettings, read_config
 from wsss_nb.segmentation import DeepLab
 from wsss_nb.shapes import make_shapes
 from wsss_nb.tables import read_rows
-from wsss_nb.terms import Pace, Terms, at_rate, time_training, with_given
+from wsss_nb.terms import Pace, Terms, agreed, at_rate, gain_by_rate, time_training, with_given
 from wsss_nb.training import TrainingSettings
 from wsss_nb.visual_words import VisualWords
 from wsss_nb.whole_systems import table_c
@@ -108,7 +108,8 @@ def results(out: Path) -> list[dict]:
     return rows
 
 
-def test_a_comparison_that_is_cut_off_goes_on_and_says_the_same(shapes, tmp_path, monkeypatch):
+def test_a_comparison_that_is_cut_off_goes_on_and_says_the_same(
+        shapes, tmp_path, monkeypatch, capsys):
     whole = compared(shapes, tmp_path/'whole')
     text = table_a(whole, seeds=(0, 1))
     assert text.count('words') >= 2 and '± ' in text and 'gain over baseline' in text
@@ -128,6 +129,12 @@ def test_a_comparison_that_is_cut_off_goes_on_and_says_the_same(shapes, tmp_path
     assert network.stat().st_mtime_ns == before
     assert results(tmp_path/'cut') == results(tmp_path/'whole')
     assert (tmp_path/'cut'/'table_a.png').stat().st_size > 1000
+    assert (tmp_path/'cut'/'table_a_masks.png').stat().st_size > 1000
+    # a run of which a part was thrown away since: its row stays, and the picture is of the other
+    shutil.rmtree(tmp_path/'cut'/'words-0'/'pseudo')
+    capsys.readouterr()
+    assert 'words' in table_a(cut, seeds=(0, 1))
+    assert 'words is not in the picture: ' in capsys.readouterr().out
     # a later command: another system, another seed; nothing is lost or measured again
     monkeypatch.setattr(chapter, 'TABLE_A', TABLE_A._replace(measure=None))
     table_a(cut, seeds=(0,))
@@ -139,14 +146,15 @@ def test_a_comparison_that_is_cut_off_goes_on_and_says_the_same(shapes, tmp_path
 
 
 def test_other_terms_and_other_folders_are_refused(shapes, tmp_path):
-    agreed(compared(shapes, tmp_path/'out', terms=Terms(epochs=1.)))
-    agreed(compared(shapes, tmp_path/'out', terms=Terms(epochs=1.)))
+    out = tmp_path/'out'
+    agreed(Terms(epochs=1.), RunSettings(shapes, out))
+    agreed(Terms(epochs=1.), RunSettings(shapes, out))
     with pytest.raises(InputError, match='other terms:\n  epochs: 1.0 there, 2.0 asked for'):
-        agreed(compared(shapes, tmp_path/'out', terms=Terms(epochs=2.)))
+        agreed(Terms(epochs=2.), RunSettings(shapes, out))
     with pytest.raises(InputError, match='longest: 1024 there, 512 asked for'):
-        agreed(compared(shapes, tmp_path/'out', terms=Terms(epochs=1.), longest=512))
+        agreed(Terms(epochs=1.), RunSettings(shapes, out, longest=512))
     with pytest.raises(InputError, match='there is something else here'):
-        agreed(compared(shapes, shapes))
+        agreed(Terms(epochs=1.), RunSettings(shapes, shapes))
 
 
 def test_terms_that_no_system_can_meet_are_refused_before_anything_is_made(shapes, tmp_path):

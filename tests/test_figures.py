@@ -6,13 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
+from wsss_nb import figures
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.classifier import WordClassifier
 from wsss_nb.visual_words import VisualWords
-from wsss_nb.figures import (draw_background, draw_curves, draw_faults, draw_overview,
-                             draw_segmentations, draw_variants, read_log, tagged_row,
-                             unseen_row)
+from wsss_nb.figures import (draw_background, draw_curves, draw_faults, draw_masks,
+                             draw_overview, draw_segmentations, draw_variants, read_log,
+                             tagged_row, unseen_row)
 from wsss_nb.files import InputError
 from wsss_nb.methods import System
 from wsss_nb.pipeline import run
@@ -191,3 +192,23 @@ def test_what_was_not_measured_is_a_dash(begun):
     assert measured_tables(begun).startswith('<p>Nothing')
     begun.metrics = {'cam': {'train': {'images': 3, 'miou': None, 'background': .4, 'iou': {}}}}
     assert '<td>-</td><td>0.40</td>' in measured_tables(begun)
+
+
+def test_masks_of_systems_say_how_well_they_fit_where_there_is_a_truth(
+        whole, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(figures, 'show', lambda axis, picture, title: titles.append(title))
+    photos = whole.photos
+    places = [0, 3]
+    truths = [photos.truth(i) for i in places]
+    masks = {'right': truths, 'nothing': [truth * 0 for truth in truths]}
+    path = draw_masks(photos, places, masks, tmp_path/'masks.png')
+    assert path.stat().st_size > 1000
+    for column in (titles[:4], titles[4:]):   # a photo and what is below it
+        assert column[1:3] == ['truth', 'right, mIoU 100']
+        assert int(column[3].removeprefix('nothing, mIoU ')) < 60
+    titles.clear()
+    monkeypatch.setattr(type(photos), 'has_truth', False)
+    monkeypatch.setattr(type(photos), 'truth', lambda self, i: None)
+    draw_masks(photos, places, masks, path)
+    assert titles[1:3] == titles[4:] == ['right', 'nothing']

@@ -88,4 +88,4 @@ docs: $(VENV)/installed  ## the notebooks, guides and reference as a site: _docs
 	@echo "The site is _docs/index.html"
 
 clean:  ## take away what demo, table and docs made; not the environment
-	rm -rf _docs _proc runs $(SHAPES) data/shapes.unfinished build *.egg-info
+	rm -rf _docs _proc runs/baseline runs/full runs/table-b $(SHAPES) build *.egg-info

@@ -291,6 +291,8 @@ def test_evaluate_elsewhere_leaves_the_run_alone(command, finished, tmp_path):
     cam = json.loads(out.read_text())['cam']['val']
     assert cam['images'] == 3 and cam['best_miou'] >= cam['miou']
     refused(command('evaluate', finished, '--data', other, '--out', out), 'is there already')
+    for unused in (('--crf', 'True'), ('--out', tmp_path/'m.json'), ('--split', 'train')):
+        refused(command('evaluate', finished, *unused), '--data OTHER')
     refused(command('evaluate', finished, '--data', other, '--split', 'test'), "no split 'test'")
     refused(command('evaluate', finished, '--data', other, '--out', tmp_path/'no'/'o.json'),
             'its folder is not there')

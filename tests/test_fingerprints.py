@@ -21,8 +21,9 @@ from wsss_nb.cli import main
 from wsss_nb.coco import write_coco
 from wsss_nb.datasets import open_photos
 from wsss_nb.files import InputError, read_json
-from wsss_nb.fingerprints import fingerprints_of, read_fingerprints
-from wsss_nb.methods import System
+from wsss_nb.fingerprints import Changes, Uses, fingerprints_of, mark, read_fingerprints
+from wsss_nb.fingerprints import KINDS as MEASURED_AFTER, remade as made_again
+from wsss_nb.methods import STAGES, System
 from wsss_nb.new_photos import find_photos
 from wsss_nb.photos import read_mask, write_mask
 from wsss_nb.prediction import PredictionSettings
@@ -298,7 +299,7 @@ def test_a_photo_that_is_new_in_the_list(home):
         shutil.copy(path, path.with_name(f'more{path.suffix}'))
     listed.write_text(listed.read_text() + 'more\n')
     config = configured(home/'data', home/'run')
-    refused(config, "train: 1 with new in the list ('more')")
+    refused(config, "train: 1 new in the list ('more')")
     pipeline.run(config, accept_changes=True)
     assert read_json(home/'run'/'config.json')['photos'] == {'train': 6, 'val': 3}
     assert_as_anew(home)
@@ -309,7 +310,7 @@ def test_a_photo_that_is_no_longer_in_a_list(home):
     *kept, gone = open_photos(home/'data', 'val').ids
     listed.write_text('\n'.join(kept))
     config = configured(home/'data', home/'run')
-    refused(config, f'val: 1 with no longer in the list ({gone!r})')
+    refused(config, f'val: 1 no longer in the list ({gone!r})')
     before = times(home/'run')
     pipeline.run(config, accept_changes=True)
     assert remade(before, home/'run') == {f'predictions/{gone}.png'}
@@ -602,7 +603,7 @@ def test_a_pseudo_mask_of_a_wrong_size_names_the_stage_that_makes_it(home):
     metrics = read_json(root/'metrics.json')
     del metrics['pseudo']
     (root/'metrics.json').write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match='that is wrong. Remove .*, then make it again with'):
+    with pytest.raises(InputError, match='is wrong. Remove .*, then make it again with'):
         pipeline.do_stage(start_run(configured(home/'data', root)), 'refine')
 
 
@@ -614,3 +615,14 @@ def test_names_in_two_forms_are_one(tmp_path):
     assert list(find_photos([tmp_path/'NFD'])) == [unicodedata.normalize('NFC', 'é')]
     with pytest.raises(InputError, match='same name'):
         find_photos([tmp_path/'NFC', tmp_path/'NFD'])
+
+
+@pytest.mark.parametrize('changes, stays', [
+    (Changes(masks=('a',)), ()), (Changes(photos=('a',)), ()),
+    (Changes(tags=('a',)), ('segmentation', 'without CRF', 'with CRF'))])
+def test_all_that_is_measured_of_predictions_goes_with_what_it_was_measured_on(changes, stays):
+    metrics = {kind: {'val': {'miou': .5}} for kind in MEASURED_AFTER['predict']}
+    uses = Uses(True, False, False)
+    found = made_again({'train': Changes(), 'val': changes}, 'train', STAGES, uses)
+    mark(metrics, found, {})
+    assert {kind for kind in MEASURED_AFTER['predict'] if 'val' in metrics[kind]} == set(stays)

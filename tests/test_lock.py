@@ -113,6 +113,30 @@ def test_whatever_stands_in_the_lock_of_a_dead_process_does_not_hold(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_no_open_file_can_be_deleted_the_lock_is_closed_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, 'fcntl', None)   # as on Windows
+    closed = []
+    close = os.close
+    unlink = Path.unlink
+
+    def closing(file):
+        closed.append(file)
+        close(file)
+
+    def deleting(path, *options):
+        if path.name == LOCK and not closed:
+            raise PermissionError(path)
+        unlink(path, *options)
+
+    monkeypatch.setattr(os, 'close', closing)
+    monkeypatch.setattr(Path, 'unlink', deleting)
+    with alone_in(tmp_path):
+        closed.clear()
+    assert not (tmp_path/LOCK).exists()
+    with alone_in(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize('process, here, holds', [
     (os.getppid(), True, True), (GONE, True, False), (GONE, False, True)])
 def test_where_the_disk_knows_no_locks_the_process_in_the_file_decides(

@@ -134,7 +134,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(run, folder, tmp_path)
     large = tmp_path/'large.png'
     Image.new('RGB', (2000, 1500)).save(large)
     crf = PredictionSettings(crf=True, longest=4000)
-    with pytest.raises(InputError, match='large.png: a dense CRF.*smaller size with --longest'):
+    with pytest.raises(InputError, match='large.png: a dense CRF.*smaller size .--longest'):
         predict_photos(run, find_photos([large]), out, crf, workers=0)
     assert not out.exists()
 

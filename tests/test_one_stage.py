@@ -17,7 +17,7 @@ from wsss_nb.cam import MultiScale
 from wsss_nb.classifier import WordClassifier
 from wsss_nb.files import InputError
 from wsss_nb.loaders import Batch
-from wsss_nb.one_stage import (FixedNorm, GlobalCue, OneStageNetwork, PlainNorm, balanced_loss,
+from wsss_nb.one_stage import (FixedStatistics, GlobalCue, OneStageNetwork, PlainNorm, balanced_loss,
                                mask_scores, pseudo_labels, refined_masks)
 from wsss_nb.one_stage_system import (ONE_STAGE, ONE_STAGE_DEEPLAB, ONE_STAGE_VOC, DecoderSettings,
                                       MaskCRF, OneStage, OneStageMasks, OneStageSegmenter,
@@ -146,7 +146,7 @@ def test_what_a_step_moves(photos, network):
 
 
 def test_norms():
-    assert not FixedNorm(4).train().training
+    assert not FixedStatistics(4).train().training
     plain = PlainNorm(4).train()
     assert list(plain.parameters()) == []
     assert set(plain.state_dict()) == {'running_mean', 'running_var', 'num_batches_tracked'}

@@ -195,7 +195,7 @@ def test_a_photo_that_is_missing_is_told_and_masks_written_by_then_stay(
 def test_a_photo_that_is_too_large_for_a_crf_is_told_with_a_size_that_does():
     check_crf((6000, 4000), 21, 1024)
     check_crf((1024, 1024), 21, 1024)
-    with pytest.raises(InputError, match='IMG_1.jpg: .*6,000 x 4,000.*--longest 1388'):
+    with pytest.raises(InputError, match='IMG_1.jpg: .*6,000 x 4,000.*--longest 1388 of'):
         check_crf((6000, 4000), 21, 6000, 'IMG_1.jpg')
     check_crf((6000, 4000), 21, 1388)
 
@@ -204,7 +204,7 @@ def test_a_crf_that_is_too_large_is_refused_before_it_is_begun(network, tmp_path
     photo = tmp_path/'large.png'
     Image.new('RGB', (4000, 2000)).save(photo)
     settings = PredictionSettings((.05,), crf=True, longest=4000)
-    with pytest.raises(InputError, match='smaller size with --longest'):
+    with pytest.raises(InputError, match='smaller size .--longest'):
         predict_labels(network, read_image(photo), settings)
     with pytest.raises(InputError, match='large.png: a dense CRF'):
         write_masks(network, {'large': photo}, tmp_path, settings, 0)

@@ -88,10 +88,12 @@ def test_a_memory_bank_has_no_first_words_and_the_baseline_no_diary(photos, tmp_
     assert not (tmp_path/'baseline'/'words.csv').exists()
 
 
-def test_a_diary_changes_nothing_that_is_learned(photos, tmp_path, monkeypatch):
-    often = trained(photos, tmp_path/'often')
+@pytest.mark.parametrize('norm', ['frozen', 'learned'])
+def test_a_diary_changes_nothing_that_is_learned(norm, photos, tmp_path, monkeypatch):
+    method = replace(METHOD, backbone=replace(RANDOM, batch_norm=norm))
+    often = trained(photos, tmp_path/'often', method)
     monkeypatch.setattr(VisualWords, 'told', lambda self, network, work: work.machine.step_done)
-    never = trained(photos, tmp_path/'never')
+    never = trained(photos, tmp_path/'never', method)
     assert not (tmp_path/'never'/'words.csv').exists()
     for name, value in often.state_dict().items():
         assert torch.equal(value, never.state_dict()[name]), name

@@ -259,6 +259,8 @@ def spread(
 def faults(self: Affinity) -> list[str]:
     "What can't work, in sentences that begin with the setting's name."
     found = Walking.faults(self) + not_positive(self, 'steps')
+    if self.scores is not None and self.scores[0] == self.scores[1]:
+        found.append(f'scores must be two different numbers, not {self.scores}')
     if not self.alphas or not all(math.isfinite(alpha) and alpha > 0 for alpha in self.alphas):
         found.append(f'alphas must be numbers over 0, not {self.alphas}')
     return found

@@ -78,14 +78,14 @@ class CAM:
         self,
         path: str | Path,   # <id>.npz; written whole or not at all
     ) -> None:
-        """Write the maps in 256 steps, compressed. A value changes by 1/510 at most. Raises
-        `InputError` for values that aren't in 0..1."""
+        """Write the maps in 256 steps, compressed. A value changes by 1/510 at most; what is up to
+        0.01 outside of 0..1 is cut off. Raises `InputError` for other values, and for nan."""
         if self.maps.size and not (self.maps.min() > -.01 and self.maps.max() < 1.01):
             problem = f'a map with values from {self.maps.min():.3g} to {self.maps.max():.3g}'
             remedy = 'Train again, with a lower learning rate: the network answers no numbers'
             raise InputError(Fault(Path(path), problem, remedy))
         classes = self.classes.astype(np.uint8)
-        maps = np.round(self.maps * 255).astype(np.uint8)
+        maps = np.round(self.maps.clip(0, 1) * 255).astype(np.uint8)
         size = np.array(self.size, np.int32)
         write_arrays(path, classes=classes, maps=maps, size=size)
 
@@ -93,10 +93,11 @@ class CAM:
     def load(
         path: str | Path,
         num_classes: int | None = None,   # C of the run; None: any
+        stage: str = 'cams',              # of a run, which makes such a file
     ) -> 'CAM':
         """Read what `save` wrote. Raises `InputError` for a file that is absent, damaged, or
         another."""
-        remedy = 'Without this file, `wsss_nb cams` makes it again'
+        remedy = f'Without this file, `wsss_nb {stage}` makes it again'
         found = read_arrays(path, 'map', remedy, FORMS)
         with reading(path, 'map', remedy):
             check_arrays(**found, num_classes=num_classes)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['read_content', 'read_categories', 'CocoPhoto', 'photo_id', 'name_problem', 'Files', 'stated_size', 'read_photo',
-           'read_photos', 'region_of', 'read_regions', 'mask_values', 'read_segments', 'CocoData', 'set_truth',
-           'read_coco', 'size_faults', 'region_faults', 'truth_of', 'CocoPhotos']
+           'read_photos', 'region_of', 'read_regions', 'mask_values', 'zero_faults', 'read_segments', 'CocoData',
+           'set_truth', 'read_coco', 'size_faults', 'region_faults', 'truth_of', 'CocoPhotos']
 
 # %% ../nbs/06_coco_photos.ipynb #d82bc970
 import json
@@ -218,7 +218,19 @@ def mask_values(
 ) -> dict[int, int]:          # value -> label
     "What the pixels of a mask of categories mean. 255 is unknown, unless a category has that id."
     stuff = any(category.get('isthing') == 0 for category in categories)
-    return {0: IGNORE if stuff else 0, IGNORE: IGNORE} | labels
+    return {IGNORE: IGNORE} | labels | {0: IGNORE if stuff else 0}
+
+# %% ../nbs/06_coco_photos.ipynb #1dd34cd6
+def zero_faults(
+    path: Path,               # of a COCO file
+    kind: str,                # 'instances', 'panoptic' or 'pixelmaps'
+    labels: dict[int, int],   # category id -> 1..C
+) -> list[Fault]:
+    "A fault if masks of categories can't show a category, as its id is that of none."
+    if kind != 'pixelmaps' or 0 not in labels:
+        return []
+    problem = 'a category has the id 0, which in its masks is that of no category'
+    return [Fault(path, problem, 'Number the categories from 1 on, in the masks, too')]
 
 # %% ../nbs/06_coco_photos.ipynb #bea04fa5
 def read_segments(
@@ -297,6 +309,7 @@ def read_coco(
     else:
         read_regions(path, content['annotations'], photos, labels, faults)
     set_truth(list(photos.values()), kind, pixelmaps)
+    faults += zero_faults(path, kind, labels)
     classes = check_classes(path, tuple(names.values()))
     values = mask_values(content['categories'], labels)
     return CocoData(path, kind, classes, values, list(photos.values()))

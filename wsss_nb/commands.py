@@ -166,9 +166,8 @@ def predict(
     run. The same command goes on where it was cut off."""
     asked = dict(scales=scales, mirror=mirror, crf=crf, likely=likely, longest=longest,
                  window=window)
-    given = [value for value in asked.values() if value is not None]
     if not photos:
-        if out or coco or tags or given:
+        if out or coco or tags or set(asked.values()) != {None}:
             raise InputError('these options are for photos that you name: '
                              '`wsss_nb predict RUN PHOTO... --out DIR`')
         do_stage('predict', root)
@@ -195,7 +194,10 @@ def evaluate(
     likely: float | None = None,  # leave out classes that the classifier finds less likely, 0..1
 ) -> None:
     "Measure a run and draw its figures; or measure it on another folder of the same classes."
+    asked = dict(scales=scales, mirror=mirror, crf=crf, likely=likely)
     if data is None:
+        if images or out or split != 'val' or set(asked.values()) != {None}:
+            raise InputError('these options are for photos that you name: --data OTHER')
         do_stage('evaluate', root)
         print_metrics(open_run(root))
         return
@@ -204,9 +206,8 @@ def evaluate(
     if out and not out.absolute().parent.is_dir():
         raise InputError(f'{out}: its folder is not there; make it first')
     run = open_run(root)
-    settings = changed_prediction(run, scales=scales, mirror=mirror, crf=crf, likely=likely)
     photos = open_photos(data, split, images)
-    metrics = measuring.evaluate_elsewhere(run, photos, split, settings)
+    metrics = measuring.evaluate_elsewhere(run, photos, split, changed_prediction(run, **asked))
     print(f'{root} on {data}, split {split}, {len(photos)} photos:')
     if 'cam' in metrics:
         cam = metrics['cam'][split]

@@ -29,9 +29,9 @@ from .photos import evenly, read_mask
 from .pipeline import measure_new_masks, run, take_over
 from .readers import Diverged
 from .run import HELD_OUT, Config, Run, RunSettings, start_run
-from .settings import check_settings, method_name, to_json
-from .tables import (changed, data_file, draw_seeds, in_order, markdown, published_miou,
-                            read_rows, spread, summarise_rows)
+from .settings import as_options, check_settings, method_name, to_json
+from .tables import (data_file, draw_seeds, in_order, markdown, published_miou, read_rows,
+                            spread, summarise_rows)
 from .terms import (Terms, agreed, at_rate, best_rate, by_rate, gain_by_rate, on_terms,
                            read_plan, time_training, trained_with)
 from .training import device, process
@@ -117,14 +117,14 @@ def settings_of_run(
     before = named.parts()
     for role, method in config.system.parts().items():
         if method_name(method) == method_name(before.get(role)):
-            found += changed(to_json(method), to_json(before[role]), role)
+            found += as_options(to_json(method), to_json(before[role]), role)
         else:
-            own = changed(to_json(method), to_json(type(method)()), role)
+            own = as_options(to_json(method), to_json(type(method)()), role)
             behind += [f'{role}:{method_name(method)}', *[f'--{one}' for one in own]]
     for setting in fields(RunSettings):
         name = setting.name
         if name in ('train', 'val', 'hold_out', 'longest', 'precision'):
-            found += changed(getattr(config, name), setting.default, name)
+            found += as_options(getattr(config, name), setting.default, name)
     return ' '.join([f'--{one}' for one in found] + behind)
 
 # %% ../nbs/58_comparison.ipynb #98e10cba

@@ -106,13 +106,15 @@ def label_energies(
     """Unary energies of a label map: -log P. A pixel's own label has P = `confidence`.
 
     The other labels share the rest; where the map holds 255, all are equally likely. Raises
-    `ValueError` for what is no label map, and for a confidence that isn't between 0 and 1."""
+    `ValueError` for what is no label map, and for a confidence out of its range."""
     check_labels(labels)
     if not 0 < confidence < 1:
         raise ValueError(f'the confidence must lie between 0 and 1, not {confidence}')
     occurring = np.setdiff1d(labels, IGNORE)
     if len(occurring) < 2:   # nothing to choose; of a label and 255, 255 is the second
         return np.unique(labels)[:1], np.zeros((1, *labels.shape))
+    if confidence * len(occurring) <= 1:   # then a pixel's own label would be the least likely one
+        raise ValueError(f'the confidence must be above 1 / {len(occurring)}, not {confidence}')
     # pydensecrf counts labels from 1, and takes 0 for unknown
     numbers = np.where(labels == IGNORE, 0, np.searchsorted(occurring, labels) + 1)
     unary = densecrf().utils.unary_from_labels

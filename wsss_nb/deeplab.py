@@ -66,6 +66,7 @@ def widen_view(
         if isinstance(layer, nn.MaxPool2d):
             layer.kernel_size = 3
             layer.padding = 1
+            layer.ceil_mode = False   # with its padding nothing is left over
     last = stages[-1]        # pooling, fc6, ...
     last[0] = nn.Sequential(last[0], nn.AvgPool2d(3, 1, 1))
     last[1].dilation = (12, 12)

@@ -41,7 +41,7 @@ def downloading(
     url: str,    # where it comes from
 ) -> Iterator[None]:
     "Run a download of torchvision's. What goes wrong is an `InputError` that says how to go on."
-    print(f'{path.name}: fetching and unpacking, unless it is there', flush=True)
+    print(f'{path.name}: fetching, unless it is there', flush=True)
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
@@ -103,7 +103,7 @@ def fetch_voc(
 def fetch_sbd(
     downloads: Path,  # folder for archives
 ) -> Path:
-    "Fetch SBD with torchvision, unless it is there; the folder with `cls` and the two lists."
+    "Fetch and unpack SBD, unless it is there; the folder with `cls` and the two lists."
     from torchvision.datasets import SBDataset
     sbd = downloads/'sbd'/'dataset'
     if (sbd/'val.txt').exists():

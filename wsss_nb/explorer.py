@@ -362,7 +362,7 @@ CRF = {name: parameter.default
        if parameter.kind is parameter.KEYWORD_ONLY}
 
 CRF_RANGES = {
-    'confidence': dict(min=.05, max=.99, step=.01),
+    'confidence': dict(min=.55, max=.99, step=.01),
     'gaussian_sigma': dict(min=.5, max=10, step=.5),
     'gaussian_compatibility': dict(min=0, max=20, step=1),
     'bilateral_sigma': dict(min=5, max=150, step=5),
@@ -376,7 +376,7 @@ class View:
     "What is looked at: a question to a run."
     photo: tuple[str, str]      # split and id
     background: float           # score, 0..1
-    maps: str = 'cam'           # that the score cuts: one of chapter 53's MAPS
+    maps: str = 'cam'           # that the score cuts: one of MAPS
     shown: int | None = None    # class whose CAM is shown, from 0; None: the highest of all
     strength: float = .6        # of colours over the photo, 0..1
     crf: Mapping[str, float] = field(default_factory=CRF.copy)   # settings of `refine_labels`

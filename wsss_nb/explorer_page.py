@@ -26,9 +26,8 @@ from typing import Callable, Iterator, Sequence
 
 from fastcore.basics import patch
 
-from .explorer import (CRF, Asked, Explorer, Order, View, explorers_of,
-                              list_differences, picture_size, read_link, shared_lists,
-                              write_link)
+from .explorer import (CRF, Asked, Explorer, Order, View, explorers_of, list_differences,
+                              picture_size, read_link, shared_lists, write_link)
 from .explorer_columns import (Column, Frame, button, crf_slider, dropdown, keys_html, row,
                                       script)
 from .explorer_panels import PANELS, STYLE, draw_sheet, in_html, legend_html, to_png
@@ -331,7 +330,6 @@ def follow(self: Page, asked: Asked) -> None:
     if first.photo[1] not in self.names:
         self.label.value = 'all'
     self.photo.value = first.photo[1]
-    self.place = first.place
     offered = dict(self.shown.options).values()
     self.shown.value = first.shown if first.shown in offered else 'highest'
     self.strength.value = first.strength
@@ -343,8 +341,11 @@ def follow(self: Page, asked: Asked) -> None:
         column.bar.maps.value = view.maps
         column.bar.slider.value = view.background
     self.panel.value = asked.panel or ''
+    self.place = first.place
     self.is_following = False
     self.show()
+    if first.place is not None:
+        self.click(*first.place)
 
 # %% ../nbs/56_explorer_page.ipynb #7755c666
 @patch

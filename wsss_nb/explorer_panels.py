@@ -6,7 +6,7 @@
 __all__ = ['BLANK', 'STYLE', 'Draw', 'PANELS', 'to_png', 'middle_pixel', 'thumbnail', 'legend_html', 'in_html', 'write_name',
            'paint', 'Panel', 'photo_panel', 'cam_panel', 'label_panel', 'mask_panel', 'truth_panel', 'pseudo_panel',
            'best_panel', 'prediction_panel', 'refined_labels', 'refined_panel', 'curve_panel', 'outdated', 'word_at',
-           'word_note', 'places_elsewhere', 'draw_strip', 'draw_sheet']
+           'word_note', 'places_elsewhere', 'draw_strip', 'word_panel', 'draw_sheet']
 
 # %% ../nbs/54_explorer_panels.ipynb #886db84f
 import io
@@ -338,6 +338,8 @@ def photo_words(self: Explorer, photo: tuple[str, str]) -> PhotoWords:   # split
     "The words of a photo, looked at once."
     if self.last_words is None or self.last_words[0] != photo:
         split = self.where(photo)
+        if split is None:
+            raise InputError(f'this run has no photo {photo[1]!r}')
         photos = self.splits[split]
         maker = self.search.maker   # whose network was made ready once
         backbone = maker.network.backbone
@@ -385,9 +387,10 @@ def places_elsewhere(
 ) -> list[WordPlace]:
     "The places nearest to a word in other photos."
     ids = explorer.run.photos.ids
+    own = (explorer.where(photo), photo[1])   # the list in which this run has it
     found = []
     for place in explorer.search.places[word]:
-        if (explorer.run.train_split, ids[place.photo]) != photo:
+        if (explorer.run.train_split, ids[place.photo]) != own:
             found.append(place)
     return found
 
@@ -403,27 +406,36 @@ def draw_strip(
     return strip
 
 # %% ../nbs/54_explorer_panels.ipynb #edb8a40f
-@patch
-def word(self: Explorer, view: View) -> Panel:
-    "The word of the place that was clicked, and its nearest places in other photos, so far."
+def word_panel(explorer: Explorer, view: View) -> Panel:
+    """The word of the place that was clicked, and its nearest places in other photos, so far.
+    Raises `InputError` for a photo that can't be read, or isn't there."""
     title = 'Visual word'
-    reason = self.no_words()
+    reason = explorer.no_words()
     if reason is not None:
         return Panel(title, reason, None)
     if view.place is None:
         note = 'Click a place on a photo to see its visual word, and where else it is'
         return Panel(title, note, None)
-    if self.search is None:
+    if explorer.search is None:
         return Panel(title, 'looking', None)
-    word, similarity = word_at(self.photo_words(view.photo), view.place)
+    word, similarity = word_at(explorer.photo_words(view.photo), view.place)
     title = f'Word {word}'
     note = f'similarity {similarity:.2f}'
-    if self.search.places[word]:
-        note += f'; {word_note(self, word)}'
-    places = places_elsewhere(self, word, view.photo)
+    if explorer.search.places[word]:
+        note += f'; {word_note(explorer, word)}'
+    places = places_elsewhere(explorer, word, view.photo)
     if not places:
-        return Panel(title, f'{note}; nowhere else in {len(self.search.counts)} photos', None)
-    return Panel(title, note, draw_strip(self.run, places[:8]))
+        return Panel(title, f'{note}; nowhere else in {len(explorer.search.counts)} photos', None)
+    return Panel(title, note, draw_strip(explorer.run, places[:8]))
+
+# %% ../nbs/54_explorer_panels.ipynb #ccac0d15
+@patch
+def word(self: Explorer, view: View) -> Panel:
+    "See `word_panel`; where it can't be drawn, the reason."
+    try:
+        return word_panel(self, view)
+    except InputError as error:
+        return Panel('Visual word', str(error), None)
 
 # %% ../nbs/54_explorer_panels.ipynb #2cd4d809
 def draw_sheet(

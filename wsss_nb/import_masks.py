@@ -19,10 +19,11 @@ from .annotations import CORRECT, Drawn, Wrong, labelme_labels, read_drawn
 from .corrections import CORRECTED, corrected_masks, link
 from .export import labelme
 from .files import Fault, InputError, collecting, one_form
-from .fingerprints import Remade, behind, take_away
+from .fingerprints import KINDS as MEASURED_AFTER, Remade, behind, take_away
 from .lock import alone_in
 from .measuring import known
 from .metrics import ConfusionMatrix
+from .new_photos import without_ending
 from .photos import IGNORE, image_size, read_mask, write_mask
 from .records import now
 from .run import Run
@@ -51,7 +52,7 @@ def photo_of(
 ) -> tuple[str, Path]:
     "The photo that a mask is of. Raises `InputError` where the run has none of that name."
     name = one_form(drawn.photo.replace('\\', '/').rsplit('/', 1)[-1])
-    for known_as in (name, name.rsplit('.', 1)[0]):
+    for known_as in (name, without_ending(name)):
         if known_as in photos:
             return photos[known_as]
     raise InputError(Fault(drawn.source, f"no photo of this run is called '{drawn.photo}'",
@@ -196,7 +197,7 @@ def put_in(
     teaching = [name for name in run.photos.ids if name in masks and 'segment' in run.stages]
     if teaching:
         stages = behind('segment', run.stages)
-        kinds = set(product(('masks', 'segmentation'), run.splits))
+        kinds = set(product(MEASURED_AFTER['predict'], run.splits))
         keep_drawn(run, number)
         take_away(run.root, run.metrics, Remade(stages, measured=kinds, drawn=True))
         run.networks.pop('segmenter', None)
@@ -239,7 +240,8 @@ def told(
     found: Imported,
 ) -> list[str]:   # lines
     "What became of an import, for a person."
-    lines = [f'{run.root/CORRECTED}: {len(found.new):,} masks']
+    plural = '' if len(found.new) == 1 else 's'
+    lines = [f'{run.root/CORRECTED}: {len(found.new):,} mask{plural}']
     if found.untouched:
         lines.append(f'{len(found.untouched):,} masks are as they went out, and do not count; '
                      'if you have looked at them, too, give --all True')
@@ -260,7 +262,7 @@ def command_with(
 ) -> Callable:                         # the command `import-masks`
     "The command `import-masks`."
     def import_command(
-        root: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar='DIR')]],   # of a run
+        root: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar='DIR')]],   # of the run
         path: tyro.conf.Positional[Path],   # what the tool wrote
         replace: bool = False,   # replace corrected masks that are there by others
         all: bool = False,       # masks that are as the run drew them are right, and count, too

@@ -29,7 +29,7 @@ from .crf import lacking_crf, refine_labels
 from .loaders import Batch, on_grid
 from .photos import IGNORE, evenly, read_mask
 from .random_walk import (PairKinds, boundary_affinity, boundary_transition, check_size,
-                                 directions, pair_kinds, pair_mean, seen_at, walk)
+                                 check_walk, directions, pair_kinds, pair_mean, seen_at, walk)
 from .readers import Form, read_arrays, write_arrays
 from .refiners import TOLERANCE, ChosenWalk, Looked, Seen, Walking
 from .training import At, TrainingSettings, process, save_model, whole_targets
@@ -279,8 +279,10 @@ def propagate(
 ) -> torch.Tensor:            # (K, h, w)
     """Scores of CAMs, spread by a random walk up to the borders. IRNet (CVPR 2019). Raises
     `ValueError` for shapes that don't fit."""
+    transition = boundary_transition(boundary, radius, beta)
+    check_walk(cam, transition, steps, tolerance)
     scores = cam if on_border else cam * (1 - boundary)
-    return walk(scores, boundary_transition(boundary, radius, beta), steps, tolerance)
+    return walk(scores, transition, steps, tolerance)
 
 # %% ../nbs/27_irn.ipynb #2940bdb3
 def walked_cam(

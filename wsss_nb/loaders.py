@@ -149,7 +149,7 @@ def draw(
     height: int,               # of the photo, pixels
     generator: random.Random,  # all that is drawn is drawn from here
 ) -> Warp:
-    "A warp of a photo: draws the size (at least 1 x 1), the flip, then the crop's top and left."
+    "A warp of a photo: draws its size (at least 1 x 1), whether to flip, where the crop begins."
     scale = self.scale(max(width, height), generator)
     new_height = max(1, round(height * scale))
     new_width = max(1, round(width * scale))
@@ -338,12 +338,14 @@ def cannot_send(
 def begin_worker(
     worker: int,  # number of the worker
 ) -> None:
-    "What a worker does first: leave signals to the main process, and use one core."
-    def spare(number, frame):   # once: a queue ends all processes, this one's parent only this one
+    "What a worker does first: leave signals to the main process, use one core, see `cannot_send`."
+    # The first SIGTERM is let pass: a queue of jobs sends it to all processes, and the main one
+    # still needs this one. The next one is from the main process, and ends it.
+    def spare(number, frame):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, spare)
-    Queue._on_queue_feeder_error = staticmethod(cannot_send)
+    Queue._on_queue_feeder_error = staticmethod(cannot_send)   # Python's own goes on without it
     torch.set_num_threads(1)
 
 # %% ../nbs/09_loaders.ipynb #26a38d98

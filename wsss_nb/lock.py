@@ -126,9 +126,12 @@ def close_lock(
     "Give the lock of a folder back."
     if root in HELD:
         file, _ = HELD.pop(root)
+        if fcntl is None:            # Windows, which deletes no file that is open
+            os.close(file)
         with suppress(OSError):
-            (root/LOCK).unlink()     # first, so that who opens it then has another file
-        os.close(file)
+            (root/LOCK).unlink()     # else first, so that who opens it then has another file
+        if fcntl is not None:
+            os.close(file)
     if is_new:
         with suppress(OSError):      # there is something in it
             root.rmdir()

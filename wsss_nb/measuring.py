@@ -49,7 +49,7 @@ def check_size(
         remedy = 'Put back the photo that the run has seen'
         again = '' if made is None else made_again(made, otherwise='')
         if again:
-            remedy += f'; or, if it is that one, that is wrong. {again}'
+            remedy += f'; or, if it is that one, the mask {made.name} is wrong. {again}'
         raise InputError(Fault(photos.path(i), problem, remedy))
 
 def truth_of(
@@ -203,13 +203,13 @@ def require_truth(run: Run, photos: Photos) -> None:
 # %% ../nbs/42_measuring.ipynb #8742a077
 def require_same_data(run: Run) -> None:
     "Raise `InputError` if a run is made of other photos, tags or masks than there are now."
-    known = read_fingerprints(run.root/FINGERPRINTS)
-    if not known:   # a run from before there were such
+    before = read_fingerprints(run.root/FINGERPRINTS)
+    if not before:   # a run from before there were such
         return
     now = {}
     for split, photos in run.splits.items():
-        now[split] = fingerprints_of(photos, known.get(split, {}))
-    found, said = changed_data(run, run.written, known, now)
+        now[split] = fingerprints_of(photos, before.get(split, {}))
+    found, said = changed_data(run, run.written, before, now)
     made = count_made(run, found)
     if made:
         raise InputError(changed_fault(run, run.written, said, made))

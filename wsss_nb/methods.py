@@ -18,9 +18,11 @@ import tyro
 from PIL import Image
 from torch import nn
 
+from .backbones import BackboneSettings
 from .cam import CAM
 from .prediction import PredictionSettings
 from .settings import Methods
+from .training import TrainingSettings
 from .work import Lead, Maker, Work, first_backbone, usual_crop, usual_precision
 
 # %% ../nbs/40_methods.ipynb #9c1663e7
@@ -28,6 +30,8 @@ class ClassifierMethod(Protocol):
     "Learns from photos and tags."
     name: ClassVar[str]
     role: ClassVar[str]   # 'classifier'
+    backbone: BackboneSettings   # of its network; what comes behind follows it
+    training: TrainingSettings   # likewise its crops
 
     def following(self, lead: Lead) -> 'ClassifierMethod':
         "The same method with every setting decided."
@@ -86,6 +90,7 @@ class SegmenterMethod(Protocol):
     name: ClassVar[str]
     role: ClassVar[str]               # 'segmenter'
     reads: ClassVar[tuple[str, ...]]  # ('pseudo',); ('classifier',) of a system in one network
+    backbone: BackboneSettings        # of its network
 
     def following(self, lead: Lead) -> 'SegmenterMethod':
         "The same method with every setting decided."

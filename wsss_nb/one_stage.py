@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['with_background', 'focal_penalty', 'MaskScores', 'mask_scores', 'enlarge', 'own_labels', 'pseudo_labels',
-           'refined_masks', 'label_counts', 'balanced_loss', 'OneStageLogits', 'one_stage_loss', 'FixedNorm',
-           'PlainNorm', 'unit', 'WideView', 'GlobalCue', 'stochastic_gate', 'shallow_stage', 'last_layers',
-           'OneStageNetwork']
+           'refined_masks', 'balanced_loss', 'OneStageLogits', 'one_stage_loss', 'FixedStatistics', 'PlainNorm', 'unit',
+           'WideView', 'GlobalCue', 'stochastic_gate', 'stage_of_stride_4', 'last_layers', 'OneStageNetwork']
 
 # %% ../nbs/75_one_stage.ipynb #daf3690b
 from typing import NamedTuple, Sequence
@@ -20,6 +19,7 @@ from .backbones import Backbone, SharedBatchNorm
 from .files import InputError
 from .pamr import pamr
 from .photos import IGNORE
+from .ssdd import label_counts
 
 # %% ../nbs/75_one_stage.ipynb #901f6bc5
 def with_background(
@@ -102,16 +102,6 @@ def refined_masks(
     refined[:, kept] = enlarge(pamr(colours, masks[:, kept], rounds=rounds), colours.shape[2:])
     return refined * allowed[:, :, None, None]
 
-# %% ../nbs/75_one_stage.ipynb #b6d09b6a
-def label_counts(
-    labels: torch.Tensor,   # int64 (B, H, W); 255 is not counted
-    count: int,             # L
-) -> torch.Tensor:          # n: float32 (B, L)
-    "How many pixels of each photo have each label."
-    places = labels.where(labels != IGNORE, count).flatten(1)
-    counts = torch.zeros(len(labels), count + 1, device=labels.device)
-    return counts.scatter_add(1, places, counts.new_ones(places.shape))[:, :count]
-
 # %% ../nbs/75_one_stage.ipynb #21865ae9
 def balanced_loss(
     logits: torch.Tensor,   # of all labels, float32 (B, L, h, w)
@@ -121,7 +111,7 @@ def balanced_loss(
     "Cross entropy with the pseudo labels, in which rare labels weigh more. CVPR 2020, section 3.4."
     entropy = F.cross_entropy(enlarge(logits, labels.shape[1:]), labels, ignore_index=IGNORE,
                               reduction='none')
-    counts = label_counts(labels, logits.shape[1])
+    counts = label_counts(labels, logits.shape[1]).float()
     known = counts.sum(1, keepdim=True)
     weights = F.pad((known - counts) / (1 + known), (0, 1))   # nothing for what is left out
     places = labels.where(labels != IGNORE, logits.shape[1]).flatten(1)
@@ -155,9 +145,9 @@ def one_stage_loss(
     return {'tags': by_tags, 'pixels': by_pixels, 'passed': passed, 'total': by_tags + by_pixels}
 
 # %% ../nbs/75_one_stage.ipynb #8e3d0e49
-class FixedNorm(nn.BatchNorm2d):
+class FixedStatistics(nn.BatchNorm2d):
     "Batch norm that keeps the statistics it has, 0 and 1 at first. Weight and bias learn."
-    def train(self, mode: bool = True) -> 'FixedNorm':
+    def train(self, mode: bool = True) -> 'FixedStatistics':
         "Its statistics are never those of a batch."
         return super().train(False)
 
@@ -178,13 +168,13 @@ def unit(
     width: int,            # that it gives
     kernel: int = 1,       # cells a side
     dilation: int = 1,     # cells between those that it reads
-    fixed: bool = False,   # `FixedNorm`; otherwise the statistics are those of the batch
+    fixed: bool = False,   # `FixedStatistics`; otherwise the statistics are those of the batch
 ) -> nn.Sequential:        # (B, channels, h, w) -> (B, width, h, w), 0 or more
     "Convolution without bias, batch norm, ReLU."
     convolution = nn.Conv2d(channels, width, kernel, padding=dilation * (kernel // 2),
                             dilation=dilation, bias=False)
     nn.init.kaiming_normal_(convolution.weight)
-    norm = FixedNorm(width) if fixed else SharedBatchNorm(nn.BatchNorm2d(width))
+    norm = FixedStatistics(width) if fixed else SharedBatchNorm(nn.BatchNorm2d(width))
     return nn.Sequential(convolution, norm, nn.ReLU())
 
 # %% ../nbs/75_one_stage.ipynb #74c41510
@@ -241,7 +231,7 @@ def stochastic_gate(
     return torch.where(kept > 0, (deep - psi * shallow) / (1 - psi), shallow)
 
 # %% ../nbs/75_one_stage.ipynb #fac41afa
-def shallow_stage(
+def stage_of_stride_4(
     backbone: Backbone,
 ) -> int:               # place of the stage
     "The last stage of stride 4. Raises `InputError` if there is none."
@@ -275,7 +265,7 @@ class OneStageNetwork(nn.Module):
     ):
         super().__init__()
         self.backbone = backbone
-        self.stage = shallow_stage(backbone)
+        self.stage = stage_of_stride_4(backbone)
         self.gate = gate
         self.power = power
         shallow = backbone.stage_channels[self.stage]

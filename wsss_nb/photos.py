@@ -390,11 +390,11 @@ def evenly(
 # %% ../nbs/01_photos.ipynb #5e7a11ad
 def median_long_side(
     photos: Photos,    # their files are asked
-    count: int = 200,  # of how many photos, from the first on
+    count: int = 200,  # of how many photos, at even distances
 ) -> float:
-    "The median long side of the first photos, in pixels. Only their headers are read."
+    "The median long side of some photos, in pixels. Only their headers are read."
     sides = []
-    for i in range(min(count, len(photos))):
+    for i in evenly(len(photos), count):
         with open_image(photos.path(i), IMAGE_FORMATS, decode=False) as image:
             sides.append(max(image.size))
     return float(np.median(sides))

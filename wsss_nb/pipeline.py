@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STAGE', 'describe', 'train_network', 'classify', 'is_measured', 'write_maps', 'cams', 'PseudoMasks', 'walk',
-           'has_walked', 'walked_background', 'choose_again', 'note_score', 'refine', 'refine_new', 'measure_new_masks',
-           'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run',
-           'branch_config', 'branch', 'take_over', 'finished_files', 'handed_on']
+           'has_walked', 'choose_again', 'note_score', 'refine', 'refine_new', 'measure_new_masks', 'segment',
+           'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run', 'branch_config',
+           'branch', 'take_over', 'finished_files', 'handed_on']
 
 # %% ../nbs/47_pipeline.ipynb #7ec1f55f
 import shutil
@@ -171,10 +171,6 @@ def has_walked(this: Run) -> bool:
     names = [f'refiner/cams/{name}.npz' for name in this.photos.ids]
     return this.system.refiner.walked_background is not None and all(map(this.has, names))
 
-def walked_background(this: Run) -> float:
-    "The score of the background in the maps that pseudo masks are made of."
-    return this.walked_background
-
 # %% ../nbs/47_pipeline.ipynb #6dfb1379
 def choose_again(this: Run) -> None:
     "If masks were corrected: take away what was made at another score than the best one of today."
@@ -214,20 +210,20 @@ def refine(this: Run) -> None:
     todo = missing(this.photos, masks, '.png')
     is_done = all((masks/f'{name}.png').exists() for name in this.photos.ids)
     process().wait_for_everyone()   # none writes before all have looked
-    makes_maps = 'cams' in refiner.reads and not is_done
-    if makes_maps:
+    reads_maps = 'cams' in refiner.reads and not is_done
+    if reads_maps:
         if this.system.cams.background is None and not is_measured(this, 'cam'):
             remedy = f'Measure them with `wsss_nb cams {this.root}`'
             raise InputError(Fault(this.root/'metrics.json', 'the CAMs are not measured yet, so '
                                    'no background score is chosen', remedy))
         require_files(this, 'cams', [this.photos.ids[i] for i in todo])
         note_score(this, 'refiner', this.background)
-    maps = walk(this) if makes_maps or has_walked(this) else None
+    maps = walk(this) if reads_maps or has_walked(this) else None
     background = this.walked_background
-    if makes_maps:
+    if reads_maps:
         note_score(this, 'pseudo', background)
     work = this.work('refiner')
-    if makes_maps:
+    if reads_maps:
         refiner.prepare(replace(work, cams=maps, background=background))
     make = PseudoMasks(refiner, work, maps, background, masks)
     for _ in in_workers(make, todo, this.machine.workers, 'pseudo masks'):
@@ -478,8 +474,8 @@ def handed_on(source: Run, new: Run) -> dict:
     seconds = source.metrics.get('seconds', {})
     kept = {stage: seconds[stage] for stage in ('classify', 'cams') if stage in seconds}
     stages = source.metrics.get('stages', {})
-    noted = {stage: stages[stage] for stage in kept if stage in stages}
-    found = {'seconds': kept, 'stages': noted}
+    times = {stage: stages[stage] for stage in kept if stage in stages}
+    found = {'seconds': kept, 'stages': times}
     # at another score, the CAMs are measured again
     if 'cam' in source.metrics and new.system.cams == source.system.cams:
         found['cam'] = source.metrics['cam']

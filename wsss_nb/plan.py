@@ -157,8 +157,7 @@ def plan_of(this: Run) -> list[Planned]:
     others = sum(map(len, this.splits.values())) - len(this.photos)
     costs = expected_costs(system, len(this.classes), len(this.photos), others,
                            (round(long * 3 / 4), long))
-    shared = max(1, this.config.workers)
-    crf = crf_seconds(this) / shared
+    crf = crf_seconds(this) / max(1, this.config.workers)
     snapped = {'refine': len(this.photos), 'predict': len(this.photos) + others}
     found = []
     for stage in this.stages:

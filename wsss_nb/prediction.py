@@ -287,8 +287,9 @@ def check_crf(
         fits = int(max(width, height) * (CRF_BYTES / needed) ** .5)
         raise InputError(
             f'{name}: a dense CRF of {width:,} x {height:,} pixels and {labels} labels takes '
-            f'{needed / 1e9:.0f} GB. Let it work at a smaller size with --longest {fits}, '
-            'or do without the CRF')
+            f'{needed / 1e9:.0f} GB. Let it work at a smaller size (--longest {fits} of '
+            f'`wsss_nb predict`, --prediction.longest {fits} of `wsss_nb run`), or do without '
+            'the CRF')
 
 # %% ../nbs/32_prediction.ipynb #7487ee1f
 def finish_labels(
@@ -362,13 +363,14 @@ def see_photos(
     photos: Mapping[str, Path],    # name -> photo
     settings: PredictionSettings,  # how it looks
     workers: int,                  # processes that read photos
+    kept: Mapping[str, Sequence[int]] | None = None,   # name -> labels it may have; None: any
 ) -> Iterator[Seen]:               # in order
     "Photos as the network sees them. Raises `InputError` for one that is too large for a CRF."
     maker = prediction_maker(model, settings, NamedPhotos(photos))
     for name, logits in looking(maker, list(photos), workers, None):
         if settings.crf:
-            size = image_size(photos[name])
-            check_crf(size, len(logits[0]), settings.longest, photos[name])
+            labels = logits[0] if kept is None else kept[name]
+            check_crf(image_size(photos[name]), len(labels), settings.longest, photos[name])
         yield Seen(name, photos[name], logits)
 
 # %% ../nbs/32_prediction.ipynb #83e7925b
@@ -380,7 +382,7 @@ def finish_photos(
     what: str,                     # for the progress bar
 ) -> None:
     "Let the network see photos, and finish each. Raises `InputError` as `see_photos` does."
-    seen = see_photos(model, photos, finish.settings, workers)
+    seen = see_photos(model, photos, finish.settings, workers, finish.kept)
     for _ in in_workers(finish, seen, workers, what, len(photos)):
         pass
 

@@ -94,7 +94,7 @@ def er_loss(
     small: torch.Tensor,  # a': likewise, of the copies
     classes: int,         # C: those without a tag differ by 0, and count
 ) -> torch.Tensor:        # scalar, 0..1
-    "Equivariant regularisation: how far the maps of photo and copy are apart (eq. 10)."
+    "Equivariant regularisation: how far maps of photo and copy are apart. SEAM (CVPR 2020)."
     return (maps - small).abs().mean((2, 3)).sum() / (len(maps) * classes)
 
 # %% ../nbs/71_seam.ipynb #10fcfe6f
@@ -104,7 +104,8 @@ def ecr_loss(
     classes: int,           # C
     hard: float = .2,       # share of the (1 + C) h w differences that counts, the largest first
 ) -> torch.Tensor:          # scalar, 0..1
-    "Equivariant cross regularisation: refined maps against the other view's raw ones (eq. 12)."
+    """Equivariant cross regularisation: refined maps against the other view's raw ones. SEAM (CVPR
+    2020)."""
     differences = (winners(raw.detach()) - refined).abs().flatten(1)
     height, width = raw.shape[-2:]
     count = max(1, int((classes + 1) * height * width * hard))
@@ -116,7 +117,7 @@ def ecr_loss(
 def quiet_loss(
     maps: torch.Tensor,  # (B, K, H, W), of a photo's tags
 ) -> torch.Tensor:       # scalar, 0 or more
-    "The mean of the quietest quarter of each photo, which is pressed to 0 (m of eq. 13)."
+    "The mean of the quietest quarter of each photo, which SEAM's released code presses to 0."
     strongest = maps.max(1).values.flatten(1)
     count = max(1, strongest.shape[1] // 4)
     return strongest.topk(count, largest=False, sorted=False).values.relu().mean()
@@ -172,7 +173,7 @@ def see_maps(
 
 # %% ../nbs/71_seam.ipynb #f2734c98
 class SeamLoss(NamedTuple):
-    "The terms of SEAM's loss, scalars (eqs. 9, 13, 10 and 12), and what is minimised (eq. 14)."
+    "The terms of SEAM's loss, scalars, and their weighted sum, which is minimised."
     tags: torch.Tensor
     minimum: torch.Tensor
     er: torch.Tensor
@@ -192,7 +193,7 @@ def seam_loss(
     weights: tuple[float, float] = (1., 1.),         # of ER and of ECR
     hard: float = .2,                    # see `ecr_loss`
 ) -> SeamLoss:                           # float32
-    "Tags, quiet places, and the agreement of two views of each photo (eq. 14)."
+    "Tags, quiet places, and the agreement of two views of each photo."
     size, small = sizes
     count = tags.shape[1]
     a, r, quiet = see_maps(raw, refined, tags, size, small)
@@ -441,7 +442,9 @@ def faults(self: Seam) -> list[str]:
     "What can't work in these settings, as sentences that begin with a setting's name."
     found = self.plain().faults() + not_positive(self, 'copy', 'hard')
     found += negative(self, 'er', 'warm_up', 'ecr', 'dropout')
-    for name in ('copy', 'warm_up', 'hard', 'dropout'):
+    if self.dropout >= 1:
+        found.append(f'dropout must be below 1, not {self.dropout}')
+    for name in ('copy', 'warm_up', 'hard'):
         value = getattr(self, name)
         if value is not None and value > 1:
             found.append(f'{name} must be at most 1, not {value}')

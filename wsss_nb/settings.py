@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Methods', 'FOREIGN', 'HARMLESS', 'WORKERS', 'sentences', 'not_positive', 'negative', 'not_among', 'wrong_scales',
            'wrong_range', 'beyond', 'no_numbers', 'all_faults', 'check_settings', 'method_name', 'later', 'is_silent',
-           'to_json', 'of_union', 'of_tuple', 'of_type', 'from_json', 'known_method', 'differences', 'absent_files',
-           'check_environment', 'process', 'device', 'is_shared', 'usual_workers']
+           'to_json', 'of_union', 'of_tuple', 'of_type', 'from_json', 'known_method', 'differences', 'as_options',
+           'absent_files', 'check_environment', 'process', 'device', 'is_shared', 'usual_workers']
 
 # %% ../nbs/07_settings.ipynb #1cb7f009
 import math
@@ -190,6 +190,8 @@ def of_union(
     path: str,              # of the value
 ) -> Any:
     "The value as the first of several types that it fits. Raises `InputError` if there is none."
+    # of `int | None` only the int can tell what is wrong with a text
+    kinds = [kind for kind in kinds if kind is not types.NoneType or value is None]
     for kind in kinds:
         try:
             return of_type(kind, value, methods, path)
@@ -233,8 +235,11 @@ def of_type(
         return Path(value)
     if kind is float and type(value) in (int, float):
         return float(value)
-    if origin is Literal and value in get_args(kind):
-        return value
+    if origin is Literal:
+        if value in get_args(kind):
+            return value
+        choices = ' or '.join(map(repr, get_args(kind)))
+        raise InputError(f'{path} must be {choices}, not {value!r}')
     if isinstance(kind, type) and type(value) is kind:
         return value
     known = getattr(kind, '__name__', str(kind))
@@ -301,6 +306,28 @@ def differences(
         inner = f'{path}.{name}' if path else name
         found += differences(there.get(name), asked.get(name), inner)
     return found
+
+# %% ../nbs/07_settings.ipynb #9fdcc888
+def as_options(
+    value: Any,       # settings as JSON
+    default: Any,     # others, of the same kind
+    path: str = '',   # of both
+) -> list[str]:       # 'PATH VALUE'
+    "The settings that differ from others, as the command line takes them."
+    if value == default:
+        return []
+    if isinstance(value, dict) and isinstance(default, dict):
+        found = []
+        for name, inner in value.items():
+            # the command line leaves these two out of its names
+            flat = name in ('training', 'optimiser')
+            below = path if flat else f'{path}.{name}'.lstrip('.')
+            found += as_options(inner, default.get(name), below)
+        return found
+    if isinstance(value, list):
+        value = ' '.join(str(item) for item in value)
+    option = path.replace('_', '-')
+    return [f'{option} {value}']
 
 # %% ../nbs/07_settings.ipynb #f78ff872
 def absent_files(settings: Any) -> list[Fault]:

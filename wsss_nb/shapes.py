@@ -159,7 +159,7 @@ def draw_coat(
 # %% ../nbs/04_shapes.ipynb #b13c9793
 def draw_object(
     index: int,                        # of a class, from 0
-    pixels: int,                       # from tail to head
+    pixels: int,                       # a side of its square; tail to head is 0.7 of it
     generator: np.random.Generator,    # as above
 ) -> tuple[Image.Image, Image.Image]:  # the object, and where its telling part is
     "One object of a class, in a random position: RGBA, square, opaque inside; L, white on it."
@@ -233,7 +233,7 @@ def borders(
 # %% ../nbs/04_shapes.ipynb #b519d819
 def draw_cast(
     generator: np.random.Generator,  # as above
-    at_home: float,                  # how often the background is the first class's home
+    at_home: float,                  # share whose background is surely the first class's home
 ) -> tuple[list[int], str]:          # classes from 0, one for each object, and a background
     "What a scene shows: one to three classes, one more object of them or not, and where they are."
     shuffled = generator.permutation(len(SHAPES_CLASSES))
@@ -248,7 +248,7 @@ def draw_cast(
 def draw_scene(
     generator: np.random.Generator,  # as above
     size: int = 160,                 # pixels of the long side
-    at_home: float = .75,            # how often the background is the first class's home
+    at_home: float = .75,            # share whose background is surely the first class's home
 ) -> Scene:
     "A photo of some objects, with its mask and its parts."
     height = round(size * generator.uniform(.7, 1))
@@ -260,7 +260,7 @@ def draw_scene(
     for index in cast:
         pixels = round(min(height, width) * generator.uniform(.45, .85))
         animal, part = draw_object(index, pixels, generator)
-        beyond = pixels // 5   # so much of an object may lie outside of the photo
+        beyond = pixels // 5   # so much of an object may lie outside of the photo, or a pixel more
         left = int(generator.integers(-pixels // 5, width - pixels + beyond + 1))
         top = int(generator.integers(-pixels // 5, height - pixels + beyond + 1))
         layer = Image.new('RGBA', (width, height))

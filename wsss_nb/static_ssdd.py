@@ -143,11 +143,6 @@ def loss(
 
 # %% ../nbs/76_static_ssdd.ipynb #34ab2e96
 @patch
-def own_crop(self: Detection, lead: Lead) -> int:
-    "The classifier's."
-    return lead.crop
-
-@patch
 def faults(self: Detection) -> list[str]:
     "What can't work, in sentences that begin with the setting's name."
     return (not_positive(self, 'middle', 'width') + negative(self, 'threshold')
@@ -307,7 +302,7 @@ def choice(
         resized = Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)
         masks[name] = np.asarray(resized)
     path = work.folder/'differences'/f'{work.photos.ids[i]}.npz'
-    chances = CAM.load(path, len(work.photos.classes)).resize(size)
+    chances = CAM.load(path, 2, 'refine').resize(size)   # two maps: of knowledge and of advice
     return choose(masks, chances, work.photos.tags(i), self.detection.threshold, self.bias,
                   self.beta, self.detection.absent_tags)
 

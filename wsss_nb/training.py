@@ -133,7 +133,8 @@ def create_optimiser(
     settings: Optimiser,         # rates, momentum and weight decay
     rates: Mapping[str, float] | None = None,  # see `times_base_rate`; None: the backbone's is 1
 ) -> torch.optim.Optimizer:
-    "SGD or AdamW with a group for each rate and weight decay, that of the base rate first."
+    """SGD or AdamW with a group for each rate and weight decay; that of the base rate first, if a
+    parameter learns at it."""
     rates = BACKBONE_RATES if rates is None else rates
     is_adamw = settings.algorithm == 'adamw'
     slower = {} if settings.layer_decay == 1 else layer_rates(model, settings.layer_decay)

@@ -72,26 +72,6 @@ class VisualWords(Trained):
         crop = self.training.crop
         return Batch(torch.zeros(2, 3, crop, crop), {'tags': torch.zeros(2, classes)})
 
-# %% ../nbs/19_visual_words.ipynb #657e9292
-COLLAPSED = 1.1   # a codebook that is less varied than so many words
-
-@patch
-def doubts(
-    self: VisualWords,
-    work: Work,               # with photos
-    network: WordClassifier,  # trained
-    photos: int = 16,         # how many are looked at
-) -> list[str]:               # sentences
-    "A sentence if nearly all places of some photos are given to one word."
-    if self.words is None or not len(work.photos):
-        return []
-    looks = looks_at_words(network, some_pixels(work, network, photos))
-    if word_use(torch.stack([look.counts for look in looks])).perplexity > COLLAPSED:
-        return []
-    return [f'all places of {len(looks)} photos are given to one visual word of '
-            f'{self.num_words}, so words tell nothing. Try --classifier.words memory, whose words '
-            'begin as features of photos, or --classifier.decov 1, which keeps them apart.']
-
 # %% ../nbs/19_visual_words.ipynb #39a9e2c9
 class Look(NamedTuple):
     "What the words say to a photo."
@@ -115,6 +95,8 @@ def looks_at_words(
 ) -> list[Look]:
     "What the words say to some photos."
     where = next(network.parameters()).device
+    was_training = network.training
+    network.eval()   # what is only looked at teaches no batch norm
     looks = []
     with torch.inference_mode(), of_any_size(network):
         for photo in pixels:
@@ -123,7 +105,28 @@ def looks_at_words(
             strongest, chosen = words.probabilities.max(1)
             counts = torch.bincount(chosen.flatten(), minlength=len(network.codebook))
             looks.append(Look(counts.cpu(), strongest.mean().item()))
+    network.train(was_training)
     return looks
+
+# %% ../nbs/19_visual_words.ipynb #657e9292
+COLLAPSED = 1.1   # a codebook that is less varied than so many words
+
+@patch
+def doubts(
+    self: VisualWords,
+    work: Work,               # with photos
+    network: WordClassifier,  # trained
+    photos: int = 16,         # how many are looked at
+) -> list[str]:               # sentences
+    "A sentence if nearly all places of some photos are given to one word."
+    if self.words is None or not len(work.photos):
+        return []
+    looks = looks_at_words(network, some_pixels(work, network, photos))
+    if word_use(torch.stack([look.counts for look in looks])).perplexity > COLLAPSED:
+        return []
+    return [f'nearly all places of {len(looks)} photos are given to one visual word of '
+            f'{self.num_words}, so words tell nothing. Try --classifier.words memory, whose words '
+            'begin as features of photos, or --classifier.decov 1, which keeps them apart.']
 
 # %% ../nbs/19_visual_words.ipynb #679cf7a9
 def turned(

@@ -88,7 +88,8 @@ def draw_pooling(
     from with each pooling. Raises `InputError` as `pooling_network` does."""
     network = pooling_network(run)
     maker = feature_maker(run, network, float_features)
-    chosen = evenly(len(run.photos), photos)
+    tagged = [i for i in range(len(run.photos)) if run.photos.tags(i).any()]
+    chosen = [tagged[place] for place in evenly(len(tagged), photos)]
     path = run.root/'figures'/'pooling.png'
     with drawing(path, len(chosen), 1 + len(POOLINGS), 1.3, 1.5) as axes:
         for row, i in zip(axes, chosen):

@@ -81,7 +81,7 @@ def in_workers(
     workers: int,                    # processes; 0: none but this one
     what: str | None,                # is being done, for the progress bar; None: no bar
     total: int | None = None,        # how many items there are; None: as `len` says
-) -> Iterator:                       # what the function gives of each, in order
+) -> Iterator:   # what it gives of each, in order; arrays come as tensors, tuples as lists
     """Call a function for each item, in other processes, which end with the loop over the results.
     Raises `InputError` for one that died, and what was raised in making an item, after the results
     of those before it."""
@@ -186,8 +186,8 @@ def usual_precision(
     where: torch.device,    # that it will work on
 ) -> str:                   # 'no' or 'bf16'
     "The precision that suits a backbone on a device."
-    wide = [layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
-    is_grouped = any(layer.groups > 1 for layer in wide)
+    convolutions = [layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
+    is_grouped = any(layer.groups > 1 for layer in convolutions)
     return 'bf16' if has_bfloat16(where) and not is_grouped else 'no'
 
 # %% ../nbs/18_work.ipynb #53ffd5c0
@@ -205,8 +205,8 @@ def of_any_size(
 # %% ../nbs/18_work.ipynb #258ac130
 class Maker(NamedTuple):
     """Makes something of a photo: `views` gives what the `network` will see, `answer` makes of
-    network and views what is wanted, or what `rest` makes that of. `views`, `rest` and what they
-    are given can be pickled."""
+    network and views what is wanted or, where there is a `rest`, what `rest` turns into it.
+    `views`, `rest` and what they are given can be pickled."""
     network: nn.Module
     views: Callable[[Any], Any]
     answer: Callable[[nn.Module, Any], Any]

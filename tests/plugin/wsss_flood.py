@@ -23,8 +23,10 @@ class Flood(Refiner):
         for _ in range(self.rounds):
             for axis in (0, 1):
                 for step in (1, -1):
-                    neighbour = np.roll(labels, step, axis)
-                    change = np.abs(colours - np.roll(colours, step, axis)).max(-1)
+                    last = labels.shape[axis] - 1
+                    beside = np.clip(np.arange(last + 1) - step, 0, last)   # not around the edge
+                    neighbour = labels.take(beside, axis)
+                    change = np.abs(colours - colours.take(beside, axis)).max(-1)
                     flows = (labels == 0) & (neighbour > 0) & (change < self.colour)
                     labels = np.where(flows, neighbour, labels)
         return labels

@@ -71,3 +71,10 @@ def test_settings_that_cannot_work_are_refused(settings, name):
     dict(), dict(scales=(.5,)), dict(background=0.), dict(background=.14), dict(merge='sum')])
 def test_settings_that_work_have_no_faults(settings):
     assert all_faults(MultiScale(**settings)) == []
+
+
+def test_values_just_outside_of_the_range_are_cut_off_and_do_not_wrap_around(tmp_path):
+    maps = np.array([[[-.005, 0., .5, 1.005]]], np.float32)
+    CAM(np.array([2]), maps, (4, 16)).save(tmp_path/'a.npz')
+    again = CAM.load(tmp_path/'a.npz').maps[0, 0].tolist()
+    assert again == pytest.approx([0, 0, .5, 1], abs=1 / 500)

@@ -46,6 +46,12 @@ def test_a_boundary_is_no_logit():
         propagate(torch.rand(1, 8, 9), torch.rand(8, 9) + 1)
 
 
+@pytest.mark.parametrize('shape', [(1, 1, 9), (1, 6, 8), (2, 9, 6)])
+def test_maps_and_boundary_are_of_one_shape(shape):
+    with pytest.raises(ValueError):
+        propagate(torch.rand(shape), torch.rand(6, 9))
+
+
 @pytest.fixture(scope='module')
 def work(tmp_path_factory) -> Work:
     here = tmp_path_factory.mktemp('irn')

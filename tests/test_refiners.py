@@ -116,6 +116,7 @@ WRONG = {
     'scores the other way round': (Affinity(scores=(.1, .3)), 'scores must be two numbers between'),
     'a score of 0': (IRN(scores=(.3, 0.)), r'not \(0.3, 0.0\)'),
     'a score of 1': (IRN(scores=(1., .3)), 'the first not below the second'),
+    'the same score twice': (Affinity(scores=(.3, .3)), 'scores must be two different numbers'),
     'no beta': (IRN(betas=()), r'betas must be numbers over 0, not \(\)'),
     'a beta of 0': (Affinity(betas=(10., 0.)), 'betas must be numbers over 0'),
     'a beta without bound': (Affinity(betas=(float('inf'),)), 'betas must be numbers over 0'),

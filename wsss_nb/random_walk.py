@@ -362,10 +362,11 @@ def _allowed(
     tolerance: float,        # of each map's largest value
 ) -> float:                  # the same for all maps
     "The chance that may be left out, so that no map is off by more than the tolerance."
-    if not maps.numel():
-        return 1.
     norms = (maps.square() * transition.sums().to(maps)).sum(1).sqrt()
-    return tolerance * (maps.abs().amax(1) / norms.clamp(min=1e-30)).min().item()
+    answers = norms > 0     # a map of zeros stays one
+    if not answers.any():
+        return 1.
+    return tolerance * (maps.abs().amax(1)[answers] / norms[answers]).min().item()
 
 # %% ../nbs/25_random_walk.ipynb #89d78097
 def _chebyshev(

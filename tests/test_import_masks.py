@@ -297,7 +297,7 @@ def test_the_command(run, capsys):
     folder = one_corrected(run)
     main(['import-masks', str(run.root), str(folder)])
     said = capsys.readouterr().out
-    assert 'corrected: 1 masks' in said and '4 masks are as they went out' in said
+    assert 'corrected: 1 mask\n' in said and '4 masks are as they went out' in said
     assert 'on these 1 photos only: mIoU' in said
     with pytest.raises(SystemExit):
         main(['import-masks', str(run.root), str(folder/'nowhere')])

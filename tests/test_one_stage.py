@@ -17,8 +17,8 @@ from wsss_nb.cam import MultiScale
 from wsss_nb.classifier import WordClassifier
 from wsss_nb.files import InputError
 from wsss_nb.loaders import Batch
-from wsss_nb.one_stage import (FixedStatistics, GlobalCue, OneStageNetwork, PlainNorm, balanced_loss,
-                               mask_scores, pseudo_labels, refined_masks)
+from wsss_nb.one_stage import (FixedStatistics, GlobalCue, OneStageNetwork, PlainNorm,
+                               balanced_loss, mask_scores, pseudo_labels, refined_masks)
 from wsss_nb.one_stage_system import (ONE_STAGE, ONE_STAGE_DEEPLAB, ONE_STAGE_VOC, DecoderSettings,
                                       MaskCRF, OneStage, OneStageMasks, OneStageSegmenter,
                                       as_masks, mean_masks, to_cam)

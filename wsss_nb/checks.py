@@ -241,6 +241,7 @@ def examine(
         found.notes.extend(opened.notes)
     return Report(list(dict.fromkeys(found.faults)), found.notes)
 
+# %% ../nbs/05_checks.ipynb #42bce7a0
 def check(
     root: str | Path,  # folder of a data set
     progress: bool = True,  # show a progress bar

@@ -380,6 +380,7 @@ def word_note(
     return (f'wins {share:.1%} of the places in {photos}, {lift.max():.1f} times as many with '
             f'{explorer.classes[lift.argmax()]}')
 
+# %% ../nbs/54_explorer_panels.ipynb #42f78bc3
 def places_elsewhere(
     explorer: Explorer,        # that has looked for words
     word: int,

@@ -101,6 +101,7 @@ def digest(
         found.update(tensor.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
+# %% ../nbs/60_new_photos.ipynb #902b8791
 def as_asked(
     run: Run,
     photos: Mapping[str, Path],             # name -> photo

@@ -98,6 +98,7 @@ def table_line(
     seconds = sum(metrics.get('seconds', {}).values())
     return line | {'background': str(cam.get('background', '-')), 'minutes': f'{seconds / 60:.1f}'}
 
+# %% ../nbs/50_tables.ipynb #ebfb424a
 def table_mean(lines: list[dict[str, str]]) -> dict[str, str]:
     "The mean of several runs of one variant, with the standard deviation over them."
     mean = lines[0] | {'run': f'mean of {len(lines)}', 'seed': '', 'background': '', 'minutes': ''}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss_nb import figures
+from wsss_nb import figures, sheets
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.classifier import WordClassifier
@@ -23,6 +23,7 @@ from wsss_nb.report import draw_all, measured_tables, write_report
 from wsss_nb.run import Config, Run, start_run
 from wsss_nb.segmentation import DeepLab
 from wsss_nb.shapes import make_shapes
+from wsss_nb.sheets import draw_contact
 from wsss_nb.training import TrainingSettings, save_model
 from wsss_nb.word_figures import (WordSearch, draw_pooling, draw_words, find_words, has_words,
                                   pooling_network, word_parts)
@@ -212,3 +213,24 @@ def test_masks_of_systems_say_how_well_they_fit_where_there_is_a_truth(
     monkeypatch.setattr(type(photos), 'truth', lambda self, i: None)
     draw_masks(photos, places, masks, path)
     assert titles[1:3] == titles[4:] == ['right', 'nothing']
+
+
+def test_sheets_that_were_cut_off_between_two_pages_are_drawn_again(whole, monkeypatch):
+    drawn = sheets.contact_page
+    pages = []
+
+    def interrupted(*given):
+        pages.append(given)
+        if len(pages) == 2:
+            raise KeyboardInterrupt
+        return drawn(*given)
+
+    for path in (whole.root/'figures').glob('contact*'):
+        path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(sheets, 'contact_page', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            draw_contact(whole, columns=2, rows=2)
+    first = whole.root/'figures'/'contact-1.png'
+    assert not first.exists()      # which says that all are there
+    assert draw_contact(whole, columns=2, rows=2)[0] == first and first.exists()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_export import with_masks
+from untrained import untrained_run
 
 from wsss_nb.best_masks import finish_of
 from wsss_nb.cli import main
@@ -314,3 +315,46 @@ def test_pycocotools_reads_what_comes_back(run):
         entry['segmentation'] = {'size': runs['size'], 'counts': runs['counts'].decode()}
     path.write_text(json.dumps(content))
     assert len(import_masks(run, path).untouched) == 5
+
+
+@pytest.fixture
+def in_folders(tmp_path) -> Run:
+    "A run of photos in a folder for each class, whose files are named alike."
+    for number, name in enumerate(('cat', 'dog')):
+        folder = tmp_path/'data'/'images'/name
+        folder.mkdir(parents=True)
+        for n in (1, 2):
+            Image.new('RGB', (40, 40), (90 * number, 50 * n, 0)).save(folder/f'IMG_{n}.jpg')
+    run = untrained_run(tmp_path/'run', tmp_path/'data')
+    for name in run.photos.ids:
+        mask = np.zeros((40, 40), np.uint8)
+        mask[5:20, 5:20] = 1 + name.startswith('dog')
+        for folder in ('masks', 'predictions', 'pseudo'):
+            write_mask(run.root/folder/f'{name}.png', mask)
+    return run
+
+
+@pytest.mark.parametrize('form', ['png', 'coco', 'labelme'])
+def test_photos_of_one_name_in_two_folders_come_back_as_they_went(form, in_folders):
+    assert len(import_masks(in_folders, sent(in_folders, form)).untouched) == 4
+
+
+def test_a_corrected_mask_stays_with_the_photo_of_its_folder(in_folders):
+    folder = sent(in_folders, 'labelme')
+    for path in folder.glob('*.json'):
+        if path.stem != 'cat_IMG_1':
+            path.unlink()
+    content = read_json(folder/'cat_IMG_1.json')
+    content['shapes'][0]['points'] = [[1, 1], [30, 1], [30, 30], [1, 30]]
+    for known_as in ('cat_IMG_1.jpg', '../images/cat/IMG_1.jpg', r'C:\photos\cat\IMG_1.jpg'):
+        write_json(folder/'cat_IMG_1.json', content | {'imagePath': known_as})
+        shutil.rmtree(in_folders.root/CORRECTED, ignore_errors=True)
+        in_folders.metrics.pop(CORRECTED, None)
+        assert import_masks(in_folders, folder).new == ['cat_IMG_1']
+
+
+def test_a_list_of_classes_that_begins_with_the_background(in_folders):
+    folder = sent(in_folders, 'png')
+    (folder/'masks'/'classes.txt').write_text('_background_\ncat\ndog\n')
+    found = import_masks(in_folders, folder)
+    assert not found.new and len(found.untouched) == 4

@@ -1,5 +1,6 @@
 "IRNet: what doesn't fit is refused; mean displacement and things are as whole as the network."
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from safetensors.torch import load_file
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import CAM
 from wsss_nb.files import InputError
-from wsss_nb.irn import IRN, boundary_displacement_loss, irn_labels, propagate, things_path
+from wsss_nb.irn import (IRN, boundary_displacement_loss, irn_labels, propagate,
+                         set_mean_displacement, things_path)
 from wsss_nb.photos import write_mask
 from wsss_nb.refiners import Walking
 from wsss_nb.shapes import make_shapes
@@ -120,3 +122,24 @@ def test_instances_are_those_of_the_pseudo_masks(method, work, tmp_path):
     time = path.stat().st_mtime_ns
     method.finish(work, tmp_path)
     assert path.stat().st_mtime_ns == time
+
+
+class OnMPS:
+    "Arrows on a device that has no float64."
+    def __init__(self, arrows: torch.Tensor):
+        self.arrows = arrows
+
+    def __getitem__(self, place):
+        return self.arrows[place]
+
+    def cpu(self) -> torch.Tensor:
+        return self.arrows
+
+    def double(self):
+        raise TypeError('MPS has no float64')
+
+
+def test_the_mean_of_arrows_is_taken_where_there_is_float64():
+    model = SimpleNamespace(mean_displacement=torch.zeros(2))
+    set_mean_displacement(model, [OnMPS(torch.ones(2, 3, 4)), OnMPS(torch.ones(2, 3, 4))])
+    assert model.mean_displacement.tolist() == [1, 1]

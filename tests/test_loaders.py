@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from wsss_nb.files import InputError
-from wsss_nb.loaders import Augmentation, StepSampler, TaggedCrops, create_loader, raised
+from wsss_nb.loaders import (Augmentation, StepSampler, TaggedCrops, create_loader, jittered,
+                             raised)
 from wsss_nb.voc import VOCFolder
 
 COLOURS = ((.5,) * 3, (.5,) * 3)
@@ -60,3 +61,13 @@ def test_a_photo_that_is_cut_off_is_named_whichever_process_reads_it(workers, tm
     with pytest.raises(InputError, match='photo3.png') as found:
         list(raised(create_loader(crops, StepSampler(6, 6, 1), workers)))
     assert 'Traceback' not in str(found.value)
+
+
+def test_a_jittered_photo_leaves_the_random_numbers_of_gpus_alone(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, 'manual_seed_all', seeds.append)
+    before = torch.get_rng_state()
+    image = Image.effect_noise((8, 8), 90).convert('RGB')
+    one, two = [np.asarray(jittered(image, random.Random(0))) for _ in range(2)]
+    assert not seeds and torch.equal(before, torch.get_rng_state())
+    assert (one == two).all()

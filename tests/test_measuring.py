@@ -13,9 +13,9 @@ from wsss_nb.visual_words import VisualWords
 from wsss_nb.files import InputError
 from wsss_nb.measuring import (cams_and_truths, evaluate_elsewhere, full_size, measure_cams,
                                measure_masks, measure_new_cams, measure_storage, require_files,
-                               score_photos, score_tags, sweep_run, truth_of)
+                               score_photos, score_tags, sweep_run, thresholds_with, truth_of)
 from wsss_nb.methods import System
-from wsss_nb.metrics import ConfusionMatrix
+from wsss_nb.metrics import BackgroundSweep, ConfusionMatrix
 from wsss_nb.photos import write_mask
 from wsss_nb.prediction import PredictionSettings, predict_labels
 from wsss_nb.refiners import DenseCRF, TrueMasks
@@ -236,3 +236,12 @@ def test_a_mask_of_another_size_is_not_drawn(run):
         draw_contact(run, 'pseudo')
     assert json.loads((run.root/'config.json').read_text())['photos'] == {'train': 4, 'val': 2}
     assert not list((run.root/'figures').iterdir())
+
+
+@pytest.mark.parametrize('background', [*np.arange(.05, 1, .05).tolist(), .1 + .2, .6, .333])
+def test_any_background_can_be_measured_also_one_that_is_a_hundredth_but_for_its_last_digits(
+        background):
+    thresholds = thresholds_with(background)
+    sweep = BackgroundSweep(3, thresholds)
+    sweep.update([0], np.full((1, 1, 2), .5), np.array([[0, 1]]))
+    assert background in thresholds and sweep.confusion(background).images == 1

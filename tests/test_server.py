@@ -6,6 +6,7 @@ from typing import Mapping
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from untrained import untrained_run
 
@@ -14,6 +15,7 @@ from wsss_nb.photos import palette, write_mask
 from wsss_nb.run import Run
 from wsss_nb.server import SERVER_FOLDER, check_server_file, submit, write_server_file
 from wsss_nb.shapes import make_shapes
+from wsss_nb.training import save_model
 
 
 def png(labels: np.ndarray, mode: str = 'P', colours: bool = True) -> bytes:
@@ -159,7 +161,7 @@ def test_lists_that_the_server_would_refuse_are_told_before_anything_is_predicte
                         ('test', "'test' has 2 photos, and that of VOC 2012 has 1,456")):
         with pytest.raises(InputError, match=said):
             submit(run, tmp_path/'test.tar', split=split)
-        assert not (run.root/'submission'/split).exists()
+        assert not list((run.root/'submission').glob(f'{split}*'))
     with pytest.raises(InputError, match='there is no such folder'):
         submit(run, tmp_path/'test.tar', data=tmp_path/'gone')
     assert not list(tmp_path.iterdir())
@@ -170,3 +172,14 @@ def test_other_classes_than_the_servers_are_told(tmp_path):
     other = untrained_run(tmp_path/'run', data)
     with pytest.raises(InputError, match="The server takes VOC's twenty"):
         submit(other, tmp_path/'test.tar')
+
+
+def test_a_segmenter_that_was_trained_anew_is_submitted_anew(run, tmp_path):
+    assert submit(run, tmp_path/'first.tar', split='mini', workers=0) == 2
+    network = run.network('segmenter')
+    with torch.no_grad():
+        next(network.aspp.parameters()).add_(1)
+    save_model(network, run.root/'segmenter')
+    run.networks.clear()
+    assert submit(run, tmp_path/'second.tar', split='mini', workers=0) == 2
+    assert (tmp_path/'second.tar').read_bytes() != (tmp_path/'first.tar').read_bytes()

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -676,3 +677,13 @@ def test_tags_and_classes_have_one_form(own):
     (own/'classes.txt').write_text('cafe\u0301\n', 'utf-8')
     assert VOCFolder(own, 'train').classes == ('caf\u00e9',)
     assert VOCFolder(own, 'train').tags(0).tolist() == VOCFolder(own, 'train').tags(1).tolist()
+
+
+def test_masks_in_folders_with_accents_as_a_mac_stores_them(tmp_path):
+    for name in (unicodedata.normalize('NFD', 'café'), 'dog'):
+        for folder in ('images', 'masks'):
+            (tmp_path/folder/name).mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(tmp_path/'images'/name/'0.jpg')
+        write_mask(tmp_path/'masks'/name/'0.png', np.zeros((8, 8), np.uint8))
+    (tmp_path/'classes.txt').write_text('café\ndog\n')
+    assert VOCFolder(tmp_path, 'train').has_truth

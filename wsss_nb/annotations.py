@@ -23,7 +23,7 @@ from .coco import Region, compact, draw_regions, polygon_problem, region_problem
 from .coco_photos import read_content
 from .export import SMALLEST
 from .files import Fault, InputError, one_form, read_list, read_text
-from .photos import IGNORE, open_image, read_mask
+from .photos import IGNORE, open_image, read_classes, read_mask
 
 # %% ../nbs/65_annotations.ipynb #56009018
 NO_CLASS = {'background': 0, '_background_': 0, 'ignore': IGNORE, '__ignore__': IGNORE,
@@ -277,7 +277,7 @@ def image_drawn(folder: Path) -> list[Drawn]:
         if not lists:
             raise InputError(Fault(folder, 'nothing says whose numbers the masks hold',
                                    'Put the exported classes.txt, or labelmap.txt, there'))
-        names = [one_form(line) for line in read_list(lists[0])]
+        names = read_classes(lists[0])   # without first lines for 0 and 255
         kind = numbered_labels
     for path in sorted(place.glob('*.png')):
         found.append(Drawn(path.name, path, lambda classes, size, path=path:
@@ -293,7 +293,7 @@ def labelme_drawn(path: Path) -> Drawn | None:   # None: a file of something els
         raise InputError(Fault(path, f'the JSON is broken ({cause})', EXPORT_AGAIN)) from None
     if not isinstance(content, dict) or not {'shapes', 'imageHeight', 'imageWidth'} <= set(content):
         return None
-    photo = PureWindowsPath(str(content.get('imagePath') or path.stem)).name
+    photo = PureWindowsPath(str(content.get('imagePath') or path.stem)).as_posix()
     smallest = content.get('smallest')   # a tool may have dropped what isn't its own
     return Drawn(photo, path, lambda classes, size: labelme_labels(content, classes, size),
                  smallest if isinstance(smallest, float) else SMALLEST)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OUTSIDE', 'run_lengths', 'decompress', 'polygon_problem', 'runs_problem', 'Region', 'compact', 'region_problem',
            'region_runs', 'draw_regions', 'segment_ids', 'translate', 'at_size', 'coco_annotation', 'coco_annotations',
-           'write_coco']
+           'write_coco', 'file_name']
 
 # %% ../nbs/03_coco.ipynb #bd717d75
 import json
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from .files import Fault, InputError, whole_file
+from .files import Fault, InputError, whole_file, one_form
 from .photos import IGNORE, open_image
 
 # %% ../nbs/03_coco.ipynb #e0bb3314
@@ -270,3 +270,12 @@ def write_coco(
     }
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(content), encoding='utf-8')
+
+# %% ../nbs/03_coco.ipynb #5ea6edb2
+def file_name(
+    path: Path,   # of a photo
+    id: str,      # of the photo
+) -> str:
+    """What a photo is called where files are told apart by their names alone. Photos in folders,
+    whose names may be alike, are called by their ids, which have the folder in front."""
+    return path.name if one_form(path.stem) == id else id + path.suffix

@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple, Sequence
 import numpy as np
 from PIL import Image
 
-from .coco import coco_annotations, write_coco
+from .coco import coco_annotations, file_name, write_coco
 from .corrections import corrected_masks
 from .files import Fault, InputError, few_of, is_free, whole_folder, write_json
 from .photos import IGNORE, read_mask
@@ -201,7 +201,8 @@ def write_annotations(
         labels = read_mask(mask.mask, len(order.run.classes))
         annotations += coco_annotations(number, labels, numbers_of(order.run, mask, labels))
         sizes.append(labels.shape)
-    names = [order.run.splits[mask.split].path(mask.place).name for mask in order.handed]
+    names = [file_name(order.run.splits[mask.split].path(mask.place), mask.name)
+             for mask in order.handed]
     write_coco(order.folder/'annotations.json', names, sizes, order.run.classes, annotations)
     return []
 

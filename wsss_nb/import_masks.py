@@ -37,12 +37,14 @@ class Corrected(NamedTuple):
     smallest: float = 0. # share of the photo below which regions were not handed out
 
 def photos_by_name(run: Run) -> dict[str, tuple[str, Path]]:
-    "Id and file of each photo of a run, by its file's name and by its id."
+    "Id and file of each photo of a run, by its id; by its file's name, too, unless in folders."
     found = {}
     for photos in run.splits.values():
         for i, name in enumerate(photos.ids):
             path = photos.path(i)
-            found[one_form(path.name)] = found[one_form(name)] = (name, path)
+            found[one_form(name)] = (name, path)
+            if one_form(path.stem) == name:   # in folders, others may have this file's name
+                found[one_form(path.name)] = (name, path)
     return found
 
 # %% ../nbs/66_import_masks.ipynb #02ee3e75
@@ -51,10 +53,12 @@ def photo_of(
     photos: Mapping[str, tuple[str, Path]],   # from `photos_by_name`
 ) -> tuple[str, Path]:
     "The photo that a mask is of. Raises `InputError` where the run has none of that name."
-    name = one_form(drawn.photo.replace('\\', '/').rsplit('/', 1)[-1])
-    for known_as in (name, without_ending(name)):
-        if known_as in photos:
-            return photos[known_as]
+    *folders, file = one_form(drawn.photo.replace('\\', '/')).split('/')
+    for count in range(len(folders) + 1):   # an id may have folders in front, the nearest last
+        name = '_'.join([*folders[len(folders) - count:], file])
+        for known_as in (name, without_ending(name)):
+            if known_as in photos:
+                return photos[known_as]
     raise InputError(Fault(drawn.source, f"no photo of this run is called '{drawn.photo}'",
                            'Give it the name that it had when it was exported, or take it out'))
 

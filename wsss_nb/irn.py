@@ -24,7 +24,7 @@ from torch import nn
 
 from .backbones import Backbone
 from .cam import CAM, strided_size
-from .coco import coco_annotations, write_coco
+from .coco import coco_annotations, file_name, write_coco
 from .crf import lacking_crf, refine_labels
 from .loaders import Batch, on_grid
 from .photos import IGNORE, evenly, read_mask
@@ -251,7 +251,7 @@ def set_mean_displacement(
     displacements: Sequence[torch.Tensor],  # (2, h, w) of photos, while `mean_displacement` was 0
 ) -> None:
     "Let the arrows of these photos have the mean 0 from now on; each cell counts alike."
-    total = sum(d.double().sum((1, 2)) for d in displacements)
+    total = sum(d.cpu().double().sum((1, 2)) for d in displacements)   # MPS has no float64
     model.mean_displacement.copy_(total / sum(d[0].numel() for d in displacements))
 
 # %% ../nbs/27_irn.ipynb #e12d67d8
@@ -466,7 +466,7 @@ def finish(
     for found, size in in_workers(find, places, work.machine.workers, 'instances'):
         annotations += found
         sizes.append(size)
-    files = [work.photos.path(i).name for i in range(len(work.photos))]
+    files = [file_name(work.photos.path(i), name) for i, name in enumerate(work.photos.ids)]
     write_coco(path, files, sizes, work.photos.classes, annotations)
 
 # %% ../nbs/27_irn.ipynb #e5f92737

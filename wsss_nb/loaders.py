@@ -59,7 +59,7 @@ def jittered(
     "A photo in other colours: brightness, contrast and saturation by 0.3, hue by 0.1."
     from torchvision.transforms.v2 import ColorJitter   # takes as long to import as PyTorch
     with torch.random.fork_rng([]):
-        torch.manual_seed(generator.getrandbits(32))
+        torch.default_generator.manual_seed(generator.getrandbits(32))   # and no GPU's
         return ColorJitter(.3, .3, .3, .1)(image)
 
 # %% ../nbs/09_loaders.ipynb #5c468ce4

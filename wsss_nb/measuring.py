@@ -94,7 +94,9 @@ def thresholds_with(
     scores = np.arange(100) / 100
     if background is None:
         return scores
-    return np.unique(np.append(scores, background))
+    # one that is a score but for its last digits (0.1 + 0.2) takes its place: maps are float32
+    others = scores[scores.astype(np.float32) != np.float32(background)]
+    return np.sort(np.append(others, background))
 
 def report_sweeps(
     photos: Photos,                       # with truths

@@ -315,7 +315,7 @@ def evaluate(this: Run) -> None:
     if not process().is_main_process:
         return
     figures = this.root/'figures'
-    if not list(figures.glob('contact*.png')):
+    if not any((figures/name).exists() for name in ('contact.png', 'contact-1.png')):
         draw_contact(this)
     if not (figures/'examples.png').exists():
         draw_examples(this)

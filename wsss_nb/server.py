@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .files import Fault, InputError, whole_file
-from .new_photos import predict_photos
+from .new_photos import digest, predict_photos
 from .photos import palette
 from .run import Run
 from .settings import WORKERS
@@ -164,7 +164,8 @@ def submit(
     if not out.absolute().parent.is_dir():
         raise InputError(Fault(out, 'its folder is not there', 'Make it first'))
     photos = listed_photos(run.config.data if data is None else data, split)
-    folder = run.root/'submission'/split
+    made_by = digest(run.network('segmenter'))[:12]   # another one has another folder
+    folder = run.root/'submission'/f'{split}-{made_by}'
     sizes = predict_photos(run, photos, folder, overlays=False, workers=workers)
     if process().is_main_process:
         write_server_file(folder/'masks', sizes, out)

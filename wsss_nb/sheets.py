@@ -131,12 +131,12 @@ def write_pages(
     parts = [cells[at:at + columns * rows] for at in range(0, len(cells), columns * rows)]
     names = dict(enumerate(run.classes, 1))
     paths = []
-    for number, part in enumerate(parts, 1):
+    for number, part in reversed([*enumerate(parts, 1)]):   # the first says that all are there
         head = draw_legend(names, columns * (side + 8), page_title(number, len(parts), title))
         paths.append(run.root/'figures'/page_name(number, len(parts), stem))
         with whole_file(paths[-1]) as unfinished:
             contact_page(head, part, columns, side).save(unfinished, 'PNG')
-    return paths
+    return paths[::-1]
 
 # %% ../nbs/43_sheets.ipynb #42ebaaa3
 def example_cells(

@@ -115,7 +115,7 @@ def folders_layout(
             parts = [split, sort.name] if len(splits) > 1 else [sort.name]
             within = root.joinpath('masks', *parts)
             for stem, path in first_by_stem(within, *MASK_SUFFIXES).items():
-                masks.setdefault('_'.join([*parts, stem]), path)
+                masks.setdefault(one_form('_'.join([*parts, stem])), path)
             for stem, paths in files_by_stem(sort, IMAGE_SUFFIXES).items():
                 id = one_form('_'.join([*parts, stem]))
                 images.setdefault(id, []).extend(paths)

@@ -3,12 +3,14 @@ import json
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from untrained import untrained_run
 
 from wsss_nb import coco, coco_photos
 from wsss_nb.coco import coco_annotations, decompress, run_lengths, write_coco
@@ -16,6 +18,7 @@ from wsss_nb.coco_photos import CocoPhotos
 from wsss_nb.datasets import (check_photos, examine_photos, open_photos, splits_of,
                               summarise_photos)
 from wsss_nb.files import InputError
+from wsss_nb.fingerprints import fingerprints_of
 from wsss_nb.shapes import make_shapes
 from wsss_nb.voc import VOCFolder
 
@@ -673,3 +676,36 @@ def test_the_limits_of_a_label_map(write, images):
     truth = CocoPhotos(path, images).truth(0)
     assert np.unique(truth).tolist() == [0, 254]
     assert coco_photos.CocoPhotos is CocoPhotos and coco.OUTSIDE == 2
+
+
+def two_files(root: Path, segmentation: list) -> Path:
+    "Files of train and val, whose photos have one name and lie in two folders."
+    for split, shade in (('train', 90), ('val', 200)):
+        (root/split).mkdir()
+        Image.new('RGB', (48, 48), (shade,) * 3).save(root/split/'1.jpg')
+        thing = {'id': 1, 'image_id': 1, 'category_id': 1, 'iscrowd': 0,
+                 'segmentation': segmentation}
+        content = {'images': [{'id': 1, 'file_name': '1.jpg', 'width': 48, 'height': 48}],
+                   'annotations': [thing], 'categories': [{'id': 1, 'name': 'a'}]}
+        (root/f'instances_{split}.json').write_text(json.dumps(content))
+    return root/'instances_train.json'
+
+
+def test_two_photos_of_one_name_in_two_lists_are_told(tmp_path):
+    data = two_files(tmp_path, [[0, 0, 24, 0, 24, 48]])
+    assert 'another photo' in ' '.join(fault.problem for fault in check_photos(data, progress=False))
+    with pytest.raises(InputError, match='1.jpg, and is another photo'):
+        untrained_run(tmp_path/'run', data)
+    shutil.copy(tmp_path/'train'/'1.jpg', tmp_path/'val'/'1.jpg')    # the same one may be in both
+    assert untrained_run(tmp_path/'run', data).splits['val'].ids == ['1']
+
+
+@pytest.mark.parametrize('segmentation', [
+    [{'size': [48, 48], 'counts': [0, 1152, 1152]}], [[0, 0, 24, 0, 24, 48], 'x']])
+def test_a_segmentation_that_is_none_is_a_sentence_and_no_traceback(segmentation, tmp_path):
+    data = two_files(tmp_path, segmentation)
+    shutil.copy(tmp_path/'train'/'1.jpg', tmp_path/'val'/'1.jpg')
+    photos = CocoPhotos(data, tmp_path/'train')
+    assert len(fingerprints_of(photos)) == 1
+    with pytest.raises(InputError):
+        photos.truth(0)

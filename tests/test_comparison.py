@@ -22,9 +22,10 @@ from wsss_nb.files import InputError, read_json
 from wsss_nb.metrics import ConfusionMatrix
 from wsss_nb.measuring import known
 from wsss_nb.methods import System
-from wsss_nb.pipeline import link, measure_new_masks, refine_new, run
+from wsss_nb.photos import read_mask, write_mask
+from wsss_nb.pipeline import do_stage, link, measure_new_masks, refine_new, run
 from wsss_nb.refiners import DenseCRF, NoRefiner, TrueMasks
-from wsss_nb.run import HELD_OUT, Config, Run, RunSettings, read_config
+from wsss_nb.run import HELD_OUT, Config, Run, RunSettings, read_config, start_run
 from wsss_nb.segmentation import DeepLab
 from wsss_nb.shapes import make_shapes
 from wsss_nb.tables import read_rows
@@ -428,3 +429,19 @@ def test_settings_are_said_as_the_command_line_takes_them(shapes, tmp_path):
                     train='train', longest=300, precision='bf16', seed=4)
     assert settings_of_run(config, BASELINE) == (
         '--train train --longest 300 --precision bf16 refiner:crf --refiner.use-truth True')
+
+
+def test_rows_of_other_masks_than_there_are_now_do_not_stand_in_one_table(shapes, tmp_path):
+    told = compared(shapes, tmp_path/'out', {'baseline': BASELINE})
+    table_a(told, seeds=(0,))
+    before = results(tmp_path/'out')[0]['CAM train']
+    for path in (shapes/'SegmentationClass').glob('*.png'):
+        mask = read_mask(path)
+        mask[:24] = 0
+        write_mask(path, mask)
+    with pytest.raises(InputError, match='another mask'):
+        table_a(told, seeds=(0, 1))
+    config = told.config(BASELINE, 'baseline-0', seed=0)
+    do_stage(start_run(config, accept_changes=True), 'classify')
+    table_a(told, seeds=(0,))
+    assert results(tmp_path/'out')[0]['CAM train'] != before     # measured anew

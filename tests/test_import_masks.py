@@ -19,7 +19,7 @@ from wsss_nb.files import InputError, read_json, write_json
 from wsss_nb.import_masks import import_masks
 from wsss_nb.photos import colour, palette, read_mask, write_mask
 from wsss_nb.pipeline import finished_files, train_network
-from wsss_nb.run import Run
+from wsss_nb.run import Run, start_run
 
 
 @pytest.fixture
@@ -358,3 +358,22 @@ def test_a_list_of_classes_that_begins_with_the_background(in_folders):
     (folder/'masks'/'classes.txt').write_text('_background_\ncat\ndog\n')
     found = import_masks(in_folders, folder)
     assert not found.new and len(found.untouched) == 4
+
+
+def test_corrected_masks_are_not_taken_for_those_of_other_classes_or_photos(in_folders):
+    folder = sent(in_folders, 'png')
+    mask = read_mask(folder/'masks'/'cat_IMG_1.png')
+    mask[30:] = 1
+    write_mask(folder/'masks'/'cat_IMG_1.png', mask)
+    assert import_masks(in_folders, folder).new == ['cat_IMG_1']
+    images = Path(in_folders.config.data)/'images'
+    kept = (images/'cat'/'IMG_1.jpg').read_bytes()
+    Image.new('RGB', (40, 40), 'purple').save(images/'cat'/'IMG_1.jpg')
+    with pytest.raises(InputError, match='corrected/cat_IMG_1.png: a person has corrected'):
+        start_run(in_folders.config, accept_changes=True)
+    (images/'cat'/'IMG_1.jpg').write_bytes(kept)
+    (images/'bird').mkdir()
+    Image.new('RGB', (40, 40), 'blue').save(images/'bird'/'IMG_1.jpg')
+    with pytest.raises(InputError, match='corrected/cat_IMG_1.png: a person has corrected'):
+        start_run(in_folders.config, accept_changes=True)
+    assert (in_folders.root/CORRECTED/'cat_IMG_1.png').exists()

@@ -12,7 +12,8 @@ import pytest
 
 from wsss_nb import lock
 from wsss_nb.cli import main
-from wsss_nb.files import LOCK, OURS, InputError, is_free, name_aside, tidy, whole_folder
+from wsss_nb.files import (LOCK, OURS, InputError, is_free, name_aside, tidy, whole_file,
+                           whole_folder)
 from wsss_nb.lock import alone_in
 from wsss_nb.shapes import make_shapes
 
@@ -234,3 +235,13 @@ def test_processes_of_one_launcher_share_the_lock(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(done.stdout.split()) == ['0', '1', 'holds', 'holds']
+
+
+def test_what_others_are_writing_in_a_run_is_left_to_them(tmp_path):
+    (tmp_path/'config.json').write_text('{}')
+    with whole_folder(tmp_path/'export') as folder, whole_file(tmp_path/'masks.tar') as tar:
+        tar.write_text('half an hour of work')
+        code = 'import sys\nfrom wsss_nb.lock import alone_in\nwith alone_in(sys.argv[1]): pass'
+        subprocess.run([sys.executable, '-c', code, tmp_path], check=True)
+        assert tar.exists() and folder.exists()
+    assert (tmp_path/'masks.tar').exists() and (tmp_path/'export').is_dir()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_export import with_masks
 
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import CAM, MultiScale
@@ -16,7 +17,7 @@ from wsss_nb.measuring import (cams_and_truths, evaluate_elsewhere, full_size, m
                                score_photos, score_tags, sweep_run, thresholds_with, truth_of)
 from wsss_nb.methods import System
 from wsss_nb.metrics import BackgroundSweep, ConfusionMatrix
-from wsss_nb.photos import write_mask
+from wsss_nb.photos import read_mask, write_mask
 from wsss_nb.prediction import PredictionSettings, predict_labels
 from wsss_nb.refiners import DenseCRF, TrueMasks
 from wsss_nb.run import Config, Run, start_run
@@ -245,3 +246,14 @@ def test_any_background_can_be_measured_also_one_that_is_a_hundredth_but_for_its
     sweep = BackgroundSweep(3, thresholds)
     sweep.update([0], np.full((1, 1, 2), .5), np.array([[0, 1]]))
     assert background in thresholds and sweep.confusion(background).images == 1
+
+
+def test_a_photo_of_which_nothing_counts_stands_last(tmp_path):
+    run = with_masks(tmp_path)
+    ids = run.photos.ids
+    truth = Path(run.config.data)/'SegmentationClass'/f'{ids[1]}.png'
+    write_mask(truth, np.full_like(read_mask(truth), 255))
+    worst = run.root/'pseudo'/f'{ids[2]}.png'
+    write_mask(worst, np.zeros_like(read_mask(worst)))
+    scored = score_photos(run, 'train', 'pseudo')
+    assert scored[0][1] == 2 and scored[-1][1] == 1

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from wsss_nb import pipeline
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.files import InputError
@@ -163,3 +164,21 @@ def test_a_run_that_goes_on_is_not_announced_again(config, capsys):
     capsys.readouterr()
     planned(config, None, known_methods())
     assert capsys.readouterr().out == ''
+
+
+def test_a_run_whose_data_have_changed_keeps_its_plan(config, monkeypatch):
+    with_plan(config, 500)
+    photo = next((Path(config.data)/'JPEGImages').glob('*.jpg'))
+    Image.new('RGB', Image.open(photo).size, 'purple').save(photo)
+
+    def interrupted(this):
+        (this.root/'classifier'/'log.csv').write_text('')
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(pipeline.STAGE, 'classify', interrupted)
+    asked, begun = planned(config, None, known_methods())
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(asked, 'evaluate', True, begun)
+    assert planned_minutes(Run(config)) == 500
+    again, _ = planned(config, None, known_methods())
+    assert again.system.classifier.training.epochs == asked.system.classifier.training.epochs

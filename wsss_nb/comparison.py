@@ -6,7 +6,7 @@
 __all__ = ['TRIAL', 'MEASURED', 'KINDS', 'TABLE_A', 'ROW', 'Comparison', 'first_alike', 'within_budget', 'paced',
            'settings_of_run', 'try_rate', 'find_rates', 'say', 'WholeTable', 'measured', 'measure_val', 'require_masks',
            'refined_masks', 'begin', 'measure_system', 'cost_lines', 'write_table', 'draw_systems', 'check_comparison',
-           'settled', 'row_of', 'compared', 'table_a']
+           'settled', 'row_of', 'still_holds', 'compared', 'table_a']
 
 # %% ../nbs/58_comparison.ipynb #6a9c67ad
 import platform
@@ -23,7 +23,7 @@ from .costs import parameters
 from .doubts import Useless
 from .figures import draw_masks
 from .files import Fault, InputError, whole_file, write_json, write_rows
-from .measuring import measure_new_cams, require_files
+from .measuring import measure_new_cams, require_files, require_same_data
 from .methods import System, stages_of
 from .photos import evenly, read_mask
 from .pipeline import measure_new_masks, run, take_over
@@ -428,6 +428,23 @@ def row_of(
     return {'system': name, 'seed': config.seed} | measure_system(
         kind, config, comparison.systems[name]) | {'rates': ', '.join(tried)}
 
+def still_holds(
+    comparison: Comparison,
+    kind: WholeTable,
+    row: Mapping,      # of the table, as it was read
+    config: Config,    # of its run
+) -> bool:
+    """Whether a row is what its run has measured, as far as that is there. Raises `InputError` if
+    the data of the run have changed since."""
+    named = comparison.systems[row['system']]
+    if row['settings'] != settings_of_run(config, named):
+        return False
+    this = Run(config)
+    if not this.metrics:   # it was thrown away since
+        return True
+    require_same_data(this)
+    return measured(this, kind.columns) == {column: row[column] for column in kind.columns}
+
 # %% ../nbs/58_comparison.ipynb #e51cfbef
 def compared(
     comparison: Comparison,
@@ -444,8 +461,8 @@ def compared(
     todo = list(product(dict.fromkeys(seeds), systems))
     for number, (seed, name) in enumerate(todo, 1):
         config = comparison.config(systems[name], f'{name}-{seed}', seed=seed)
-        named = comparison.systems[name]
-        is_there = found.get((seed, name), {}).get('settings') == settings_of_run(config, named)
+        row = found.get((seed, name))
+        is_there = row is not None and still_holds(comparison, kind, row, config)
         if not is_there:
             say(f'{number} of {len(todo)}: {name}, seed {seed}')
             try:

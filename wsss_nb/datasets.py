@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['coco_files', 'image_folders', 'find_images', 'coco_images', 'is_coco', 'splits_of', 'class_faults', 'open_photos',
-           'held_out', 'Some', 'tags_of', 'check_photo', 'half_measured', 'examine_coco', 'examine_photos',
-           'check_photos', 'CocoSummary', 'coco_notes', 'summarise_photos', 'describe_photos']
+           'held_out', 'Some', 'tags_of', 'check_photo', 'half_measured', 'examine_coco', 'name_faults',
+           'examine_photos', 'check_photos', 'CocoSummary', 'coco_notes', 'summarise_photos', 'describe_photos']
 
 # %% ../nbs/34_datasets.ipynb #3119a0e3
 from collections.abc import Sequence
@@ -272,6 +272,25 @@ def examine_coco(
         found.notes.extend(agreement.notes)
     return found
 
+# %% ../nbs/34_datasets.ipynb #e5baf869
+def name_faults(
+    data: Path,        # the data set
+    learned: Photos,   # of the list to learn from
+    others: Photos,    # of a list to measure on
+) -> list[Fault]:
+    "Photos of the second list that have the name of another photo in the first."
+    places = {name: i for i, name in enumerate(learned.ids)}
+    faults = []
+    for i, name in enumerate(others.ids):
+        if name not in places:
+            continue
+        one = learned.path(places[name])
+        other = others.path(i)
+        if one != other and one.read_bytes() != other.read_bytes():
+            problem = f'{other} has the same name as {one}, and is another photo'
+            faults.append(Fault(data, problem, 'Rename one of them, there and in its list'))
+    return faults
+
 # %% ../nbs/34_datasets.ipynb #8c4464f9
 def examine_photos(
     data: str | Path,   # a VOC folder, a folder with images/ and tags.csv, or a COCO file
@@ -289,6 +308,9 @@ def examine_photos(
             found.faults.extend(of_split.faults)
             found.notes.extend(of_split.notes)
         found.faults.extend(class_faults(data))
+        if len(coco_files(data)) > 1:
+            lists = [open_photos(data, split, images) for split in ('train', 'val')]
+            found.faults.extend(name_faults(data, *lists))
     return Report(list(dict.fromkeys(found.faults)), found.notes)
 
 # %% ../nbs/34_datasets.ipynb #40de618e

@@ -20,7 +20,7 @@ from .coco import coco_annotations, file_name, write_coco
 from .corrections import corrected_masks
 from .files import Fault, InputError, few_of, is_free, whole_folder, write_json
 from .photos import IGNORE, read_mask
-from .measuring import MADE_BY
+from .measuring import MADE_BY, require_same_data
 from .run import Run
 from .training import progress
 
@@ -290,6 +290,8 @@ def export(
     a mask is not there, or something else is in the folder; then nothing is written."""
     out = Path(out)
     share = share_of_smallest(form, smallest)
+    if form != 'png':   # which asks for no photo: the others find photos by their places
+        require_same_data(run)
     handed = masks_of(run, masks)
     if not is_free(out):
         raise InputError(Fault(out, 'there is something here already',

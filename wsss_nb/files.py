@@ -146,17 +146,18 @@ def is_gone(
 
 def tidy(
     folder: Path,               # may be missing
-    is_alone: bool = False,     # nobody else is at work in it: what any process left goes
+    is_alone: bool = False,     # nobody else is at work in it: what other machines left goes, too
 ) -> None:
     "Delete what processes that were killed left in a folder; nothing that we did not make."
     for path in folder.glob(f'{OURS}*'):
         made = re.fullmatch(re.escape(OURS) + r'([0-9a-f]{8})-(\d+)-[0-9a-f]{12}(\..*)?', path.name)
         if made is None:
             continue
-        is_left = made[1] == this_machine() and is_gone(int(made[2]))
-        if (is_left or is_alone) and path.is_dir() and not path.is_symlink():
+        is_others = made[1] == this_machine() and int(made[2]) != os.getpid()
+        is_left = is_gone(int(made[2])) if is_others else is_alone
+        if is_left and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-        elif is_left or is_alone:
+        elif is_left:
             with suppress(OSError):
                 path.unlink()
 
@@ -417,7 +418,6 @@ def said(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:120] if lines else type(error).__name__
 
-# what these say is of the machine, not of the file (chapter 8)
 OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM)
 
 @contextmanager

@@ -8,7 +8,7 @@ __all__ = ['Known', 'WORDS', 'KINDS', 'KNOW_TAGS', 'ALL_KINDS', 'PRODUCTS', 'MEA
            'check_truths', 'Fingerprint', 'fingerprint', 'fingerprints_of', 'write_fingerprints', 'is_note',
            'is_fingerprint', 'unknown_fingerprints', 'read_fingerprints', 'Changes', 'compare', 'in_words', 'Uses',
            'Remade', 'behind', 'remade_of_learned', 'remade', 'has_results', 'first_missing', 'files_made',
-           'entries_made', 'mark', 'take_away']
+           'entries_made', 'mark', 'check_corrected', 'take_away']
 
 # %% ../nbs/39_fingerprints.ipynb #49f5d331
 import json
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 from .coco_photos import CocoPhotos
-from .datasets import Some
+from .corrections import CORRECTED
+from .datasets import Some, name_faults
 from .files import Fault, InputError, read_json, whole_file, write_json
 from .photos import Photos
 from .records import now
@@ -81,8 +82,8 @@ def source_in_coco(photos: CocoPhotos, i: int) -> tuple[Path | None, str]:
     for region in photo.regions:
         said.append(repr(region[:3]).encode())
         parts = region.segmentation
-        for part in parts if isinstance(parts, list) else [repr(parts)]:
-            said.append(part.encode() if isinstance(part, str) else part.tobytes())
+        for part in parts if isinstance(parts, list) else [parts]:
+            said.append(part.tobytes() if hasattr(part, 'tobytes') else repr(part).encode())
     return photo.mask, digest_of(b'\0'.join(said))
 
 def has_truth_at(photos: Photos, i: int) -> bool:
@@ -94,8 +95,13 @@ def check_truths(
     data: Path,       # the data set
     split: str,       # a list to measure on
     photos: Photos,   # of the list
+    learned: Photos,  # of the list to learn from
 ) -> None:
-    "Raise `InputError` if some photos have a truth, and some have none."
+    """Raise `InputError` if some photos have a truth, and some have none; and for one that has the
+    name of another photo to learn from."""
+    faults = name_faults(data, learned, photos)
+    if faults:
+        raise InputError(*faults)
     if photos.has_truth:
         return
     without = [photos.ids[i] for i in range(len(photos)) if not has_truth_at(photos, i)]
@@ -279,6 +285,8 @@ class Remade:
     measured: set[tuple[str, str]] = field(default_factory=set)   # kind and split
     chosen: bool = False     # the score of the background is to be chosen again
     drawn: bool = False      # pictures show it
+    photos: set[str] = field(default_factory=set)   # that are others now
+    renamed: bool = False    # the classes are others
 
 # %% ../nbs/39_fingerprints.ipynb #f93890d0
 # stage -> what is measured of what it makes
@@ -327,6 +335,7 @@ def remade(
         found.drawn = found.drawn or of_split != Changes()
         if split == train:
             remade_of_learned(found, of_split, stages, uses)
+        found.photos |= set(of_split.photos)
         found.predictions |= {*of_split.photos, *of_split.gone}
         found.masks |= {*of_split.photos, *of_split.gone, *of_split.tags}
         if of_split.listed or of_split.photos or of_split.masks:
@@ -424,13 +433,29 @@ def mark(
         metrics.get('seconds', {}).pop(stage, None)
         metrics.setdefault('stages', {})[stage] = {'taken_away': now()}
 
+def check_corrected(
+    root: Path,      # of the run
+    found: Remade,   # what depends on a change
+) -> None:
+    "Raise `InputError` for masks that a person has corrected, and that are right no more."
+    faults = []
+    for path in sorted((root/CORRECTED).glob('*.png')):
+        if found.renamed or path.stem in found.photos:
+            problem = 'a person has corrected this mask of another photo, or by other classes'
+            remedy = ('Take it away; by other classes, `wsss_nb export --format png` with the data '
+                      'as they were comes first, and `wsss_nb import-masks` of that in the end')
+            faults.append(Fault(path, problem, remedy))
+    if faults:
+        raise InputError(*faults)
+
 # %% ../nbs/39_fingerprints.ipynb #f3f38b06
 def take_away(
     root: Path,      # of the run
     metrics: dict[str, dict],   # of the run; is changed, and written
     found: Remade,   # what depends on a change
 ) -> None:
-    "Take away what depends on a change."
+    "Take away what depends on a change. Raises `InputError` as `check_corrected` does."
+    check_corrected(root, found)
     files = files_made(root, found)
     mark(metrics, found, files)
     write_json(root/'metrics.json', metrics)

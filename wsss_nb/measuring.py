@@ -314,7 +314,7 @@ def score_photos(
         labels = read_mask(path, len(run.classes))
         truth = truth_of(photos, i, labels.shape, path)
         scores.append((photo_miou(labels, truth, len(run.classes) + 1), i))
-    return sorted(scores)
+    return sorted(scores, key=lambda scored: np.nan_to_num(scored[0], nan=2.))
 
 # %% ../nbs/42_measuring.ipynb #9ad1c77a
 def measure_new_cams(

@@ -371,6 +371,10 @@ def planned(
 ) -> tuple[Config, Callable[[Run], None]]:
     "The configuration of a run, and what prints its plan. Raises `InputError` as `within` does."
     load = load_now()   # before we add to it ourselves
-    if not has_results(config.out):
+    is_begun = has_results(config.out)
+    if not is_begun:
         announce(config)
-    return within(config, minutes, methods), partial(begin, minutes=minutes, load=load)
+    found = within(config, minutes, methods)
+    if is_begun:   # it keeps its plan, also where changed data make it begin again
+        minutes = planned_minutes(Run(config))
+    return found, partial(begin, minutes=minutes, load=load)

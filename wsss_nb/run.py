@@ -155,7 +155,7 @@ class Run:
         found = {self.train_split: self.photos}
         if self.val_split is not None:
             found[self.val_split] = self.opened(self.val_split)
-            check_truths(Path(self.config.data), self.val_split, found[self.val_split])
+            check_truths(Path(self.config.data), self.val_split, found[self.val_split], self.photos)
         return found
 
     def listed(self, split: str) -> list[str]:
@@ -371,7 +371,7 @@ def changed_data(
     if there['classes'] != run.written['classes']:
         found.stages |= behind(run.stages[0], run.stages)
         found.measured |= set(product(ALL_KINDS, changes))
-        found.drawn = True
+        found.drawn = found.renamed = True
         said += differences({'classes': there['classes']}, {'classes': run.written['classes']})
     return found, said
 

@@ -1,4 +1,5 @@
 "Figures and reports: any run at any stage, and what is refused."
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from wsss_nb.figures import (draw_background, draw_curves, draw_faults, draw_mas
                              tagged_row, unseen_row)
 from wsss_nb.files import InputError
 from wsss_nb.methods import System
-from wsss_nb.pipeline import run
+from wsss_nb.pipeline import evaluate, run
 from wsss_nb.prediction import PredictionSettings
 from wsss_nb.refiners import NoRefiner, TrueMasks
 from wsss_nb.report import draw_all, measured_tables, write_report
@@ -24,6 +25,7 @@ from wsss_nb.run import Config, Run, start_run
 from wsss_nb.segmentation import DeepLab
 from wsss_nb.shapes import make_shapes
 from wsss_nb.sheets import draw_contact
+from wsss_nb.tables import table
 from wsss_nb.training import TrainingSettings, save_model
 from wsss_nb.word_figures import (WordSearch, draw_pooling, draw_words, find_words, has_words,
                                   pooling_network, word_parts)
@@ -234,3 +236,24 @@ def test_sheets_that_were_cut_off_between_two_pages_are_drawn_again(whole, monke
     first = whole.root/'figures'/'contact-1.png'
     assert not first.exists()      # which says that all are there
     assert draw_contact(whole, columns=2, rows=2)[0] == first and first.exists()
+
+
+def test_a_mean_is_of_all_runs_and_counts_each_once(whole):
+    other = Run(replace(whole.config, seed=1))
+    other.root = whole.root.parent/'other'
+    other.metrics = {kind: found for kind, found in whole.metrics.items() if kind != 'segmentation'}
+    line = table([whole, whole, other]).splitlines()[-1]
+    assert line == table([whole, other]).splitlines()[-1]
+    cells = [cell.strip() for cell in line.strip('|').split('|')]
+    assert cells[0] == 'mean of 2' and cells[7] == '-' and '±' in cells[4]
+
+
+def test_a_sheet_of_some_photos_gives_way_to_one_of_all(whole, tmp_path):
+    run = Run(replace(whole.config, out=shutil.copytree(whole.root, tmp_path/'run')))
+    figures = run.root/'figures'
+    shutil.rmtree(figures)
+    figures.mkdir()
+    draw_contact(run, photos=1)
+    before = Image.open(figures/'contact.png').size
+    evaluate(run)
+    assert Image.open(figures/'contact.png').size != before

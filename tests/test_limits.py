@@ -58,6 +58,8 @@ def refused(capsys):
     ('--prediction.scales', 'nan', 'scales must be numbers from 0.0625 to 4'),
     ('--workers', 100_000, 'workers must be 256 at most'),
     ('--longest', 10 ** 9, 'longest must be less than 1,000,000'),
+    ('--minutes', 'inf', '--minutes must be a number of minutes, not inf'),
+    ('--minutes', 'nan', '--minutes must be a number of minutes, not nan'),
 ])
 def test_a_run(option, value, said, refused, shapes, tmp_path):
     begin = time.perf_counter()
@@ -126,7 +128,7 @@ def test_other_numbers(refused, finished, shapes, tmp_path):
 
 # Names are text
 
-TAG = '<script>alert(1)</script>'
+TAG = '<script>alert(1)</script>$a_^b$'   # what matplotlib would take for a formula
 
 
 class Scripts(HTMLParser):
@@ -156,3 +158,14 @@ def test_a_tag_and_a_file_name_that_are_html(shapes, tmp_path):
     assert Scripts(page).count == 0
     assert '&lt;script&gt;' in page
     assert '<script>' not in in_html(f'the tag {TAG}')
+
+
+@pytest.mark.parametrize('words, said', [
+    (('shapes', 'new', '--seed', '-1'), 'a seed from 0'),
+    (('words', '--data', 'DATA', '--sizes', '0'), '--sizes must name a number from 1 to'),
+    (('words', '--data', 'DATA', '--photos', '0'), 'must be 1 or more, not 0'),
+    (('table', 'b', '--data', 'DATA', '--out', 'new', '--system', 'seam'), 'name one such as words')])
+def test_numbers_and_systems_that_can_not_be_meant(words, said, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = make_shapes(tmp_path/'data', train=20, val=1, size=48)
+    assert said in refused(*[data if word == 'DATA' else word for word in words])

@@ -206,3 +206,12 @@ def test_masks_of_nothing_but_background_are_named(tmp_path):
     held_back = said_of_masks(Path('my_run'), tmp_path, names, True, True)
     assert 'try it without --tags and --likely' in held_back and 'coco.json' in held_back
     assert 'background' not in said_of_masks(Path('my_run'), tmp_path, ['c'], False, False)
+
+
+def test_a_photo_that_was_replaced_is_another_one(run, folder, tmp_path):
+    photos = find_photos([folder])
+    predict_photos(run, photos, tmp_path/'out', workers=0)
+    path = next(path for path in photos.values() if path.suffix.lower() == '.png')
+    Image.new('RGB', Image.open(path).size, 'purple').save(path)
+    with pytest.raises(InputError, match='photos are not those asked for'):
+        predict_photos(run, photos, tmp_path/'out', workers=0)

@@ -287,7 +287,7 @@ class BES(Walking):
     # first; published: 5
     betas: tuple[float, ...] = (5., 10., 20.)
     # side of the window in which sure labels are counted, pixels, odd; None: about 1/38 of the
-    # photos' long side; published: 13
+    # photos' long side, which counts as 512 at most; published: 13
     window: int | None = None
     # share of a window that must have one label for a border, twice that for none; published: 0.3
     scale: float = .3

@@ -92,8 +92,9 @@ def training_cost(
     held = 0
     for parameter in network.parameters():   # weight, and where it learns, gradient and memory
         held += parameter.numel() * (learning if parameter.requires_grad else 4)
-    at_once = math.ceil(training.batch_size / training.accumulate)
-    seen = training.epochs * photos
+    each = getattr(method, 'photos_each', 1)   # photos that go through together as one
+    at_once = math.ceil(training.batch_size / each / training.accumulate)
+    seen = training.epochs * photos * getattr(method, 'trainings', 1) / each
     return Cost(hours(seen * counted.operations / 2),
                 (held + counted.kept / 2 * at_once) / 1e9)
 
@@ -123,10 +124,14 @@ def cam_cost(
     photos: int,             # that get class activation maps
     size: tuple[int, int],   # of a photo: height, width
 ) -> Cost:
-    "What the CAMs cost: the classifier looks at each scale of a photo and of its mirror image."
+    """What the CAMs cost: the classifier looks at each scale of a photo and of its mirror image, or
+    at what `looks` of the method says."""
     with torch.device('meta'):
         network = system.classifier.network(classes)
     answer = getattr(network, 'class_maps', network)
+    if hasattr(system.cams, 'looks'):
+        seen, times = system.cams.looks(size)
+        return looking_cost(answer, network, photos, seen, times, mirror=False)
     scales = getattr(system.cams, 'scales', (1.,))
     return looking_cost(answer, network, photos, size, scales, mirror=True)
 

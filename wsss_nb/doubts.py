@@ -75,8 +75,8 @@ def doubt_pseudo_masks(
 ) -> list[str]:           # sentences
     "What is odd about pseudo masks. Raises `Useless` if all of their pixels are 255."
     seen = look_at_masks(folder, ids)
-    remedy = ('at another score: `wsss_nb branch RUN --out NEW --background SCORE` goes on from '
-              'the same maps')
+    remedy = ('at another score: `wsss_nb branch RUN NEW --background SCORE refiner:crf` goes on '
+              'from the same maps')
     if seen.masks and not seen.labels:
         problem = 'no pseudo mask has a pixel that is known, so there is nothing to learn from'
         raise Useless(Fault(folder, problem, f'Try another background, {remedy}'))

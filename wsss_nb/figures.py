@@ -52,7 +52,8 @@ def plot_classes(
     names = ('precision', 'recall')
     for name, values, shift, shade in zip(names, precision_recall(matrix), (-.2, .2), COLOURS):
         axis.barh(places + shift, np.nan_to_num(values[1:]), .38, color=shade, label=name)
-    axis.set(yticks=places, yticklabels=classes, xlim=(0, 1))
+    axis.set_yticks(places, classes, parse_math=False)
+    axis.set(xlim=(0, 1))
     axis.invert_yaxis()
     axis.legend()
     axis.grid(axis='x')

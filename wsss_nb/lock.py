@@ -143,6 +143,8 @@ def alone_in(
 ) -> Iterator[None]:
     "Hold the lock of a folder in the block. Raises `InputError` if another process holds it."
     root = Path(folder).resolve()
+    if str(root).encode(errors='ignore').decode() != str(root):   # no weights can be read there
+        raise InputError(Fault(root, 'the name is no text in UTF-8', 'Name another folder'))
     if not process().is_main_process or (root.exists() and not root.is_dir()):
         yield      # the first one holds it; and a file is refused by whoever works there
         return

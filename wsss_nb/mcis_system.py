@@ -253,6 +253,22 @@ class CoAttention(AsBaseline):
     # or of a larger crop
     long_side: tuple[int, int] | None = None
 
+# %% ../nbs/78_mcis_system.ipynb #f6c74184
+@patch(as_prop=True)
+def photos_each(self: CoAttention) -> int:
+    "Two, where partners are of the same batch."
+    return 1 if self.partners == 'pairs' else 2
+
+@patch
+def looks(
+    self: PartnerMaps,
+    size: tuple[int, int],   # of a photo: height, width
+) -> tuple[tuple[int, int], tuple[float, ...]]:
+    "At what size a photo with one tag is looked at, and at which scales, partners counted in."
+    seen = size if self.squash is None else (self.squash, self.squash)
+    times = [1., *(SCALES[change] for change in self.changes), *[1.] * self.count]
+    return seen, tuple(self.scale * n for n in times)
+
 # %% ../nbs/78_mcis_system.ipynb #4c272e55
 @patch
 def network(self: CoAttention, classes: int, first: bool = False) -> CoattentionClassifier:

@@ -16,6 +16,7 @@ from torch import nn
 
 from .coco import coco_annotations, write_coco
 from .files import Fault, InputError, collecting, few_of, is_free, one_form, write_json
+from .fingerprints import digest_of
 from .lock import alone_in
 from .measuring import likely_in
 from .photos import (IMAGE_SUFFIXES, check_tags, read_image, read_mask,
@@ -112,7 +113,8 @@ def as_asked(
     "All that the masks depend on."
     files = {}
     for name, path in photos.items():
-        files[name] = {'file': str(path), 'size': list(sizes[name])}
+        files[name] = {'file': str(path), 'size': list(sizes[name]),
+                       'content': digest_of(path.read_bytes())}
         if kept is not None:
             files[name]['labels'] = list(kept[name])
     return {'run': str(run.root.resolve()), 'segmenter': digest(run.network('segmenter')),
@@ -128,6 +130,10 @@ def open_predictions(
     remedy = 'Name a folder that is empty or not there yet'
     if path.exists():
         there = read_record(path, 'record of predictions', remedy, {})
+        noted = there.get('photos')
+        for name in set(noted) & set(asked['photos']) if isinstance(noted, dict) else ():
+            if isinstance(noted[name], dict):   # there are folders from before it was noted
+                noted[name].setdefault('content', asked['photos'][name]['content'])
         differs = ', '.join(name for name in asked if there.get(name) != asked[name])
         if differs:
             raise InputError(Fault(path, 'these predictions were made otherwise: '

@@ -192,12 +192,13 @@ class WideView(nn.Module):
         self.views = nn.ModuleList(views)
         self.whole = unit(channels, width, fixed=True)
         self.mix = unit(width * (len(views) + 1), width, fixed=True)
+        self.dropout = nn.Dropout(.5)
 
     def forward(self, deep: torch.Tensor) -> torch.Tensor:
         found = [view(deep) for view in self.views]
         whole = self.whole(deep.mean((2, 3), keepdim=True))
         found.append(whole.expand(-1, -1, *deep.shape[2:]))
-        return self.mix(torch.cat(found, 1))
+        return self.dropout(self.mix(torch.cat(found, 1)))
 
 # %% ../nbs/75_one_stage.ipynb #61a0e154
 class GlobalCue(nn.Module):

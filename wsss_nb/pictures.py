@@ -172,7 +172,7 @@ def show(
 ) -> None:
     "A picture without axes."
     axis.imshow(picture)
-    axis.set_title(title)
+    axis.set_title(title, parse_math=False)   # a name may have two $ in it
     axis.axis('off')
 
 # %% ../nbs/22_pictures.ipynb #4b3eeedd
@@ -200,7 +200,9 @@ def legend(
     for label in labels:
         shade = palette()[label] / 255
         boxes.append(Patch(facecolor=shade, edgecolor='grey', label=names[label]))
-    figure.legend(handles=boxes, loc='outside lower center', ncols=6)
+    made = figure.legend(handles=boxes, loc='outside lower center', ncols=6)
+    for text in made.get_texts():
+        text.set_parse_math(False)
 
 # %% ../nbs/22_pictures.ipynb #077b4319
 class Chart:

@@ -315,9 +315,11 @@ def evaluate(this: Run) -> None:
     if not process().is_main_process:
         return
     figures = this.root/'figures'
-    if not any((figures/name).exists() for name in ('contact.png', 'contact-1.png')):
+    is_drawn = (figures/'examples.png').exists()   # else a sheet there may be of some photos only
+    has_sheet = any((figures/name).exists() for name in ('contact.png', 'contact-1.png'))
+    if not is_drawn or not has_sheet:
         draw_contact(this)
-    if not (figures/'examples.png').exists():
+    if not is_drawn:
         draw_examples(this)
 
 STAGE: dict[str, Callable[[Run], None]] = dict(

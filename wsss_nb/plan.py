@@ -370,6 +370,8 @@ def planned(
     methods: Methods,           # that are known
 ) -> tuple[Config, Callable[[Run], None]]:
     "The configuration of a run, and what prints its plan. Raises `InputError` as `within` does."
+    if minutes is not None and not math.isfinite(minutes):
+        raise InputError(f'--minutes must be a number of minutes, not {minutes:g}')
     load = load_now()   # before we add to it ourselves
     is_begun = has_results(config.out)
     if not is_begun:

@@ -236,5 +236,5 @@ def write_report(run: Run) -> Path:   # the file
     path = run.root/'report.html'
     with whole_file(path) as unfinished:
         page = PAGE.format(title=title, body=''.join(parts))
-        Path(unfinished).write_text(page, encoding='utf-8')
+        Path(unfinished).write_text(page, encoding='utf-8', errors='backslashreplace')
     return path

@@ -306,6 +306,12 @@ class SubCategories(AsBaseline):
     # or of a larger crop; published: 256 512
     long_side: tuple[int, int] | None = None
 
+# %% ../nbs/70_sc_cam.ipynb #9d7f06d7
+@patch(as_prop=True)
+def trainings(self: SubCategories) -> int:
+    "The first classifier, and one for each round."
+    return 1 + self.rounds
+
 # %% ../nbs/70_sc_cam.ipynb #a6a674cc
 @patch
 def faults(self: SubCategories) -> list[str]:

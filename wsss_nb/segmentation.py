@@ -160,7 +160,8 @@ def begin_as(
 ) -> None:
     "Give the network the first weights that it isn't made with."
     if self.begin == 'classifier':
-        network.backbone.load_state_dict(work.network.backbone.state_dict())
+        there = work.network.backbone.state_dict()   # MCIS may have the first stages alone
+        network.backbone.load_state_dict(network.backbone.state_dict() | there)
 
 # %% ../nbs/31_segmentation.ipynb #e7cfcb2a
 @dataclass(frozen=True)

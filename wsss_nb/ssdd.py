@@ -241,7 +241,8 @@ def see(
     shallow: torch.Tensor,   # (B, shallow, h, w), or finer: then a mean
 ) -> torch.Tensor:           # q: (B, width, h, w)
     "What is known of the photo, once for all label maps."
-    shallow = F.adaptive_avg_pool2d(shallow, middle.shape[-2:])
+    there = shallow.cpu() if shallow.is_mps else shallow   # PyTorch's issue 96056
+    shallow = F.adaptive_avg_pool2d(there, middle.shape[-2:]).to(middle.device)
     return self.photo(torch.cat([middle, shallow], 1).detach())
 
 @patch

@@ -136,6 +136,7 @@ IRN_VOC = replace(
     WORDS_VOC, source='Ahn et al., IRNet, CVPR 2019',
     classifier=replace(VOC_CLASSIFIER, pooling='gap', words=None,
                        training=published_training('irn', 5)),
+    cams=MultiScale(VOC_SCALES, merge='sum'),
     refiner=replace(VOC_IRN, scores=(.30, .05)),
     segmenter=replace(VOC_DEEPLAB, backbone=replace(VOC_DEEPLAB.backbone, name='resnet50')))
 
@@ -262,6 +263,10 @@ def ablation(
     variants: tuple[str, ...],    # keys of ABLATION
 ) -> dict[str, Config]:           # by row
     "The configurations of the rows of table (b)."
+    there = getattr(config.system.classifier, '__dataclass_fields__', {})
+    if not there.keys() >= {'pooling', 'words', 'decov'}:
+        raise InputError('table b changes the pooling and the words of a classifier, and that of '
+                         'this --system has none; name one such as words, irn or psa')
     found = {}
     for variant in variants:
         classifier = replace(config.system.classifier, **ABLATION[variant])

@@ -104,7 +104,7 @@ def table_mean(lines: list[dict[str, str]]) -> dict[str, str]:
     mean = lines[0] | {'run': f'mean of {len(lines)}', 'seed': '', 'background': '', 'minutes': ''}
     for column in ('CAM', 'pseudo mask', 'best mask', 'segmentation'):
         numbers = [float(line[column]) for line in lines if line[column] != '-']
-        mean[column] = '-' if len(numbers) < 2 else spread(numbers)
+        mean[column] = '-' if len(numbers) < len(lines) else spread(numbers)
     return mean
 
 # %% ../nbs/50_tables.ipynb #81628eec
@@ -139,7 +139,7 @@ def table(
     "Runs side by side in Markdown; under them, the mean of each variant with several seeds."
     lines = []
     variants = {}
-    for this in runs:
+    for this in {run.root.resolve(): run for run in runs}.values():   # each once
         lines.append(table_line(this))
         alike = replace(this.config, out=Path(), seed=0, workers=0)
         variants.setdefault(alike, []).append(lines[-1])
@@ -458,7 +458,9 @@ def table_of_words(
     chosen = evenly(len(this.photos), photos)
     some = [chosen[place] for place in evenly(len(chosen), 300)]
     drawn = drawn_features(this, network, some)
-    sizes = [k for k in sizes if k <= len(drawn)]
+    sizes = sorted({k for k in sizes if 1 <= k <= len(drawn)})
+    if not sizes:
+        raise InputError(f'--sizes must name a number from 1 to {len(drawn)}')
     held = words_of_photos(this, network, chosen, codebooks_of(drawn, sizes))
     tags = torch.stack([this.photos.tags(i) for i in chosen])
     precision = {kind: words_to_tags(found, tags) for kind, found in held.items()}

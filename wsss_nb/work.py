@@ -329,6 +329,8 @@ class Trained:
     name: ClassVar[str]    # of the method, in settings and on the command line
     role: ClassVar[str]    # 'classifier', 'refiner' or 'segmenter'
     title: ClassVar[str]   # of its network, for progress bars
+    trainings: ClassVar[int] = 1     # how often a network is trained, one after the other
+    photos_each: ClassVar[int] = 1   # photos that go through the network as one
     backbone: BackboneSettings = BackboneSettings()
     training: Annotated[TrainingSettings, tyro.conf.arg(name='')] = TrainingSettings()
 

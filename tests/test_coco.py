@@ -693,7 +693,8 @@ def two_files(root: Path, segmentation: list) -> Path:
 
 def test_two_photos_of_one_name_in_two_lists_are_told(tmp_path):
     data = two_files(tmp_path, [[0, 0, 24, 0, 24, 48]])
-    assert 'another photo' in ' '.join(fault.problem for fault in check_photos(data, progress=False))
+    found = check_photos(data, progress=False)
+    assert 'another photo' in ' '.join(fault.problem for fault in found)
     with pytest.raises(InputError, match='1.jpg, and is another photo'):
         untrained_run(tmp_path/'run', data)
     shutil.copy(tmp_path/'train'/'1.jpg', tmp_path/'val'/'1.jpg')    # the same one may be in both

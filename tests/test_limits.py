@@ -164,7 +164,8 @@ def test_a_tag_and_a_file_name_that_are_html(shapes, tmp_path):
     (('shapes', 'new', '--seed', '-1'), 'a seed from 0'),
     (('words', '--data', 'DATA', '--sizes', '0'), '--sizes must name a number from 1 to'),
     (('words', '--data', 'DATA', '--photos', '0'), 'must be 1 or more, not 0'),
-    (('table', 'b', '--data', 'DATA', '--out', 'new', '--system', 'seam'), 'name one such as words')])
+    (('table', 'b', '--data', 'DATA', '--out', 'new', '--system', 'seam'),
+     'name one such as words')])
 def test_numbers_and_systems_that_can_not_be_meant(words, said, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = make_shapes(tmp_path/'data', train=20, val=1, size=48)

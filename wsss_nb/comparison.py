@@ -428,6 +428,7 @@ def row_of(
     return {'system': name, 'seed': config.seed} | measure_system(
         kind, config, comparison.systems[name]) | {'rates': ', '.join(tried)}
 
+# %% ../nbs/58_comparison.ipynb #ef80b9a3
 def still_holds(
     comparison: Comparison,
     kind: WholeTable,

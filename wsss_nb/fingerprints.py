@@ -433,6 +433,7 @@ def mark(
         metrics.get('seconds', {}).pop(stage, None)
         metrics.setdefault('stages', {})[stage] = {'taken_away': now()}
 
+# %% ../nbs/39_fingerprints.ipynb #3bbb4c08
 def check_corrected(
     root: Path,      # of the run
     found: Remade,   # what depends on a change

@@ -98,6 +98,7 @@ def thresholds_with(
     others = scores[scores.astype(np.float32) != np.float32(background)]
     return np.sort(np.append(others, background))
 
+# %% ../nbs/42_measuring.ipynb #191336d5
 def report_sweeps(
     photos: Photos,                       # with truths
     thresholds: np.ndarray,               # background scores that were counted at

@@ -199,6 +199,7 @@ def of_union(
             last = error
     raise last
 
+# %% ../nbs/07_settings.ipynb #adb24391
 def of_tuple(
     kinds: Sequence[Any],   # of the items; an ellipsis behind one: any number of them
     value: Any,             # from JSON

@@ -241,10 +241,14 @@ def see(
     shallow: torch.Tensor,   # (B, shallow, h, w), or finer: then a mean
 ) -> torch.Tensor:           # q: (B, width, h, w)
     "What is known of the photo, once for all label maps."
-    there = shallow.cpu() if shallow.is_mps else shallow   # PyTorch's issue 96056
-    shallow = F.adaptive_avg_pool2d(there, middle.shape[-2:]).to(middle.device)
+    grid = middle.shape[-2:]
+    if shallow.is_mps:   # which can't do it for any size: PyTorch's issue 96056
+        shallow = F.adaptive_avg_pool2d(shallow.cpu(), grid).to(middle.device)
+    else:
+        shallow = F.adaptive_avg_pool2d(shallow, grid)
     return self.photo(torch.cat([middle, shallow], 1).detach())
 
+# %% ../nbs/74_ssdd.ipynb #edf569d5
 @patch
 def forward(
     self: DifferenceNet,

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from .files import Fault, InputError, whole_file, one_form
+from .files import Fault, InputError, one_form, whole_file
 from .photos import IGNORE, open_image
 
 # %% ../nbs/03_coco.ipynb #e0bb3314

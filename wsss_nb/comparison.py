@@ -31,7 +31,7 @@ from .readers import Diverged
 from .run import HELD_OUT, Config, Run, RunSettings, start_run
 from .settings import as_options, check_settings, method_name, to_json
 from .tables import (data_file, draw_seeds, in_order, markdown, published_miou, read_rows,
-                            spread, summarise_rows)
+                            run_options, spread, summarise_rows)
 from .terms import (Terms, agreed, at_rate, best_rate, by_rate, gain_by_rate, on_terms,
                            read_plan, time_training, trained_with)
 from .training import device, process
@@ -121,10 +121,7 @@ def settings_of_run(
         else:
             own = as_options(to_json(method), to_json(type(method)()), role)
             behind += [f'{role}:{method_name(method)}', *[f'--{one}' for one in own]]
-    for setting in fields(RunSettings):
-        name = setting.name
-        if name in ('train', 'val', 'hold_out', 'longest', 'precision'):
-            found += as_options(getattr(config, name), setting.default, name)
+    found += run_options(config)
     return ' '.join([f'--{one}' for one in found] + behind)
 
 # %% ../nbs/58_comparison.ipynb #98e10cba

@@ -183,7 +183,7 @@ def draw_masks(
     rows = {'truth': truths} | masks if photos.has_truth else masks
     occurring = set()
     with drawing(path, 1 + len(rows), len(places), 1.7, 1.45) as axes:
-        for column, truth, i in zip(range(len(places)), truths, places):
+        for column, (truth, i) in enumerate(zip(truths, places)):
             image = photos.image(i)
             show(axes[0, column], image, tag_names(photos, i))
             for axis, (name, found) in zip(axes[1:, column], rows.items()):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'NUMBERS', 'Kind', 'data_file', 'published', 'published_miou', 'describe_method', 'table_line', 'table_mean',
-           'spread', 'markdown', 'table', 'slug', 'settings_of', 'measure_variant', 'summarise_rows', 'by_seed',
-           'draw_seeds', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order', 'answer_features',
+           'spread', 'markdown', 'table', 'slug', 'run_options', 'settings_of', 'measure_variant', 'summarise_rows',
+           'by_seed', 'draw_seeds', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order', 'answer_features',
            'feature_maker', 'draw_cells', 'drawn_features', 'codebooks_of', 'labels_by_codebook', 'words_of_photos',
            'table_of_words', 'line_of_words']
 
@@ -154,6 +154,16 @@ def slug(variant: str) -> str:
     return ''.join(c if c.isalnum() else '-' for c in variant.lower()).strip('- ')
 
 # %% ../nbs/50_tables.ipynb #f9e8bd9e
+def run_options(
+    config: Config,
+) -> list[str]:   # 'OPTION VALUE'
+    "What a run depends on besides its system and its seed, where it isn't the default."
+    found = []
+    for name in ('train', 'val', 'hold_out', 'longest', 'precision'):
+        found += as_options(getattr(config, name), getattr(RunSettings, name), name)
+    return found
+
+# %% ../nbs/50_tables.ipynb #1b5bcb9d
 def settings_of(
     config: Config,
 ) -> str:
@@ -164,8 +174,7 @@ def settings_of(
         found += as_options(to_json(method), to_json(type(method)()), role)
     by_row = ('classifier.pooling ', 'classifier.words ', 'classifier.decov ')
     kept = [setting for setting in found if not setting.startswith(by_row)]
-    for name in ('train', 'val', 'hold_out', 'longest', 'precision'):
-        kept += as_options(getattr(config, name), getattr(RunSettings, name), name)
+    kept += run_options(config)
     return ' '.join(f'--{setting}' for setting in kept)
 
 # %% ../nbs/50_tables.ipynb #ea389cdf

@@ -193,8 +193,8 @@ def usual_precision(
 # %% ../nbs/18_work.ipynb #53ffd5c0
 def is_depthwise(network: nn.Module) -> bool:
     "Whether a network has a convolution that looks at each channel by itself."
-    wide = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    return any(layer.groups == layer.in_channels > 1 for layer in wide)
+    convolutions = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    return any(layer.groups == layer.in_channels > 1 for layer in convolutions)
 
 def of_any_size(
     network: nn.Module,      # that looks at photos

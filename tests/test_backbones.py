@@ -14,9 +14,9 @@ from wsss_nb.files import InputError
 @pytest.mark.parametrize('settings, said', [
     (dict(name='timm/cait_xxs24_224'), 'cannot work on images of any size'),
     (dict(name='timm/nonsense'), 'cannot give this network'),
-    (dict(name='resnet19'), "no backbone is called 'resnet19'"),
-    (dict(name='resnet18', output_stride=5), 'choose 8, 16 or 32'),
-    (dict(name='resnet18', batch_norm='learnt'), "batch norm 'learnt': choose frozen or learned"),
+    (dict(name='resnet19'), 'name must be one of .*, not resnet19'),
+    (dict(name='resnet18', output_stride=5), 'output_stride must be 8, 16 or 32, not 5'),
+    (dict(name='resnet18', batch_norm='learnt'), 'batch_norm must be frozen, .*, not learnt'),
     (dict(name='resnet18', weights='missing.pth'), 'missing.pth: there is no such file'),
     (dict(name='wideresnet38', weights='imagenet'), 'cannot be downloaded: give a local file'),
     (dict(name='resnet101_caffe', weights='imagenet'), 'cannot be downloaded: give a local file'),
@@ -39,7 +39,7 @@ def test_weights_of_the_other_resnet_are_refused(tmp_path):
     (dict(name='resnet19'), 'name must be one of efficientnet_lite0, .*timm>, not resnet19'),
     (dict(output_stride=12), 'output_stride must be 8, 16 or 32, not 12'),
     (dict(frozen_stages=-1), 'frozen_stages must be 0 or more, not -1'),
-    (dict(batch_norm='learnt'), 'batch_norm must be frozen or learned, not learnt'),
+    (dict(batch_norm='learnt'), 'batch_norm must be frozen, fixed or learned, not learnt'),
 ])
 def test_settings_say_what_cannot_work(settings, said):
     found, = BackboneSettings(**settings).faults()

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from wsss_nb.costs import expected_costs, training_cost, trainings
+from wsss_nb.costs import expected_costs, parameters, training_cost, trainings
 from wsss_nb.loaders import Batch
 from wsss_nb.methods import System
 from wsss_nb.prediction import PredictionSettings
 from wsss_nb.refiners import NoRefiner
+from wsss_nb.systems import SYSTEMS
 from wsss_nb.training import TrainingSettings
 from wsss_nb.work import Trained
 
@@ -91,3 +92,14 @@ def test_what_a_method_trains_besides_is_counted():
     assert costs['refine'] == costs['segment'] == training_cost(Late(), 4, 100)
     assert [type(part) for part in trainings(Twice())] == [Late]
     assert trainings(None) == [] and trainings(Late()) == [Late()]
+
+
+@pytest.mark.parametrize('system, stage, learning', [
+    ('sc-cam-voc', 'classifier', 105_103_360),
+    ('seam-voc', 'classifier', 104_489_536),
+    ('psa-voc', 'refiner', 105_615_360),
+    ('bes-voc', 'classifier', 22_063_104 + 40_960),
+])
+def test_as_many_parameters_learn_as_published(system, stage, learning):
+    method = getattr(SYSTEMS[system].following(448), stage)
+    assert parameters(method, 20)['learning'] == learning

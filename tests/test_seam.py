@@ -268,14 +268,6 @@ def test_the_classifier_goes_out_as_onnx(tmp_path):
     assert difference < 1e-3
 
 
-def test_norms_that_are_fixed_do_not_learn():
-    network = replace(SMALL, fixed_norms=True).network(8)
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            assert not any(p.requires_grad for p in layer.parameters())
-    assert network.classifier.weight.requires_grad
-
-
 def test_the_segmenter_learns_with_parts_and_answers_one_photo():
     method = DeepLabV1(BackboneSettings('resnet18', 'none', 16, True, 0, 'learned'))
     network = method.following(Lead(64, 64)).network(3)

@@ -272,6 +272,7 @@ def absent(self: Affinity) -> list[str]:
 
 # %% ../nbs/26_affinity.ipynb #6a7c8f54
 VOC_AFFINITY = Affinity(
-    BackboneSettings('wideresnet38', output_stride=8, dilate=True, frozen_stages=1),
+    BackboneSettings('wideresnet38', output_stride=8, dilate=True, frozen_stages=1,
+                     batch_norm='fixed'),
     TrainingSettings(8, 8, crop=448, optimiser=OPTIMISERS['seam']),
     scores=(.2755, .077), betas=(8.,), crf=False, alphas=(16.,))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['POOLS', 'BACKBONES', 'TIMM', 'BACKBONE_NAMES', 'FIRST', 'first_of', 'halving_layers', 'hold_pool', 'widen',
            'hold_stride', 'moments', 'merged', 'SumOverProcesses', 'gathered', 'SharedBatchNorm', 'share_statistics',
-           'Backbone', 'WholeBackbone', 'is_backbone', 'hold_grid', 'timm_chain_at', 'tried_chain', 'timm_network',
-           'create_backbone', 'BackboneSettings']
+           'fix_norms', 'Backbone', 'WholeBackbone', 'is_backbone', 'hold_grid', 'timm_chain_at', 'tried_chain',
+           'timm_network', 'BackboneSettings', 'create_backbone']
 
 # %% ../nbs/12_backbones.ipynb #b5eba174
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .files import Fault, InputError
-from .settings import is_shared, negative, not_among
+from .settings import check_settings, is_shared, negative, not_among
 from .stages import (Cut, StageOf, cells_of, efficientnet_lite, fitted, promised, resnet,
                             takes_whole_squares, timm_chain, timm_whole, vgg16, wideresnet38)
 
@@ -55,7 +55,6 @@ def hold_pool(
         pool.padding = size // 2
     pool.stride = 1
 
-# %% ../nbs/12_backbones.ipynb #4ae4d704
 def widen(
     convolution: nn.Conv2d,  # changed in place
     dilation: int,           # cells between those that it reads
@@ -123,7 +122,6 @@ class SumOverProcesses(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
         return SumOverProcesses.apply(gradient)
 
-# %% ../nbs/12_backbones.ipynb #1016c888
 def gathered(
     values: torch.Tensor,  # (N,), of this process
 ) -> torch.Tensor:         # (P, N), of all processes
@@ -182,6 +180,12 @@ def share_statistics(
             setattr(stage, name, SharedBatchNorm(layer))
         else:
             share_statistics(layer)
+
+def fix_norms(network: nn.Module) -> None:
+    "Let scale and shift of every batch norm in a network be as they are, from now on."
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.requires_grad_(False)
 
 # %% ../nbs/12_backbones.ipynb #db82633a
 class Backbone(nn.Module):
@@ -404,33 +408,6 @@ def timm_network(
     backbone.patch = tried.patch
     return backbone
 
-# %% ../nbs/12_backbones.ipynb #330954ed
-def create_backbone(
-    name: str,                          # a key of `BACKBONES`, or 'timm/<any network of timm>'
-    weights: str | Path | None = None,  # 'imagenet', a file, or None: random
-    output_stride: int = 16,            # input pixels per cell of the last features: 8, 16 or 32
-    dilate: bool = False,               # whether to dilate where a stride was taken away
-    frozen_stages: int = 0,             # first stages without gradient
-    batch_norm: Literal['frozen', 'learned'] = 'frozen',  # of the other stages
-) -> Backbone:
-    """A backbone ready for training. Raises `InputError` for an unknown name, weights that don't
-    fit, or an impossible stride."""
-    if not is_backbone(name):
-        raise InputError(f"no backbone is called '{name}'; there are {BACKBONE_NAMES}")
-    if output_stride not in (8, 16, 32):
-        raise InputError(f'output stride {output_stride}: choose 8, 16 or 32')
-    if batch_norm not in ('frozen', 'learned'):
-        raise InputError(f"batch norm '{batch_norm}': choose frozen or learned")
-    if name.startswith(TIMM):
-        backbone = timm_network(name, weights, output_stride, dilate)
-    else:
-        backbone = Backbone(*BACKBONES[name](name, weights))
-        hold_grid(backbone, output_stride, dilate)
-    backbone.freeze(frozen_stages)
-    if batch_norm == 'learned':
-        backbone.learn_statistics()
-    return backbone.to(memory_format=torch.channels_last)
-
 # %% ../nbs/12_backbones.ipynb #3781b4a9
 @dataclass(frozen=True)
 class BackboneSettings:
@@ -445,12 +422,12 @@ class BackboneSettings:
     dilate: bool | None = None
     # first stages of the backbone that don't learn; None: as many as in the system's first backbone
     frozen_stages: int | None = None
-    # batch norm: frozen, or learned of each part of a step; None: as in the system's first backbone
-    batch_norm: Literal['frozen', 'learned'] | None = None
+    # batch norm: statistics frozen, fixed wholly, learned; None: as in the system's first backbone
+    batch_norm: Literal['frozen', 'fixed', 'learned'] | None = None
 
     def faults(self) -> list[str]:
         found = (not_among(self, 'output_stride', (8, 16, 32)) + negative(self, 'frozen_stages')
-                 + not_among(self, 'batch_norm', ('frozen', 'learned')))
+                 + not_among(self, 'batch_norm', ('frozen', 'fixed', 'learned')))
         if self.name is not None and not is_backbone(self.name):
             found.append(f'name must be one of {BACKBONE_NAMES}, not {self.name}')
         return found
@@ -470,6 +447,30 @@ def absent(self: BackboneSettings) -> list[Fault]:
         return []
     remedy = "Give 'imagenet', 'none', or a file of weights"
     return [Fault(self.file, 'there is no such file', remedy)]
+
+# %% ../nbs/12_backbones.ipynb #330954ed
+def create_backbone(
+    name: str,                          # a key of `BACKBONES`, or 'timm/<any network of timm>'
+    weights: str | Path | None = None,  # 'imagenet', a file, or None: random
+    output_stride: int = 16,            # input pixels per cell of the last features: 8, 16 or 32
+    dilate: bool = False,               # whether to dilate where a stride was taken away
+    frozen_stages: int = 0,             # first stages without gradient
+    batch_norm: Literal['frozen', 'fixed', 'learned'] = 'frozen',  # of the other stages
+) -> Backbone:
+    """A backbone ready for training. Raises `InputError` for an unknown name, weights that don't
+    fit, or an impossible stride."""
+    check_settings(BackboneSettings(name, None, output_stride, dilate, frozen_stages, batch_norm))
+    if name.startswith(TIMM):
+        backbone = timm_network(name, weights, output_stride, dilate)
+    else:
+        backbone = Backbone(*BACKBONES[name](name, weights))
+        hold_grid(backbone, output_stride, dilate)
+    backbone.freeze(frozen_stages)
+    if batch_norm == 'learned':
+        backbone.learn_statistics()
+    if batch_norm == 'fixed':
+        fix_norms(backbone)
+    return backbone.to(memory_format=torch.channels_last)
 
 # %% ../nbs/12_backbones.ipynb #96884e5e
 @patch

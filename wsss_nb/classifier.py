@@ -43,6 +43,7 @@ class WordClassifier(nn.Module):
         pooling: str = 'hspp',        # a key of `POOLINGS`: what the image logits are pooled with
         words: Literal['learned', 'memory'] | None = 'learned',  # codebook, memory bank, or none
         temperature: float = 1.0,     # of the words' softmax (eq. 2); published: 1
+        dropout: float = 0.,          # share of the channels that the tags lack in training
     ):
         super().__init__()
         if pooling not in POOLINGS:
@@ -55,6 +56,7 @@ class WordClassifier(nn.Module):
         self.pooling = pooling
         self.words = words
         self.temperature = temperature
+        self.dropout = dropout
         self.classifier = nn.Linear(backbone.channels, num_classes, bias=False)
         if words == 'learned':
             self.codebook = create_codebook(num_words, backbone.channels)
@@ -91,7 +93,7 @@ class WordClassifier(nn.Module):
     def forward(self, images: torch.Tensor) -> Logits:
         "Logits of a batch of normalised images (B, 3, H, W)."
         features = self.backbone(images)
-        image = self.classifier(self.pooled(features))
+        image = self.classifier(F.dropout(self.pooled(features), self.dropout, self.training))
         if self.words is None:
             return Logits(image, None, None, None)
         words = self.encode(features)

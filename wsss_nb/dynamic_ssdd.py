@@ -381,7 +381,8 @@ SSDD = System(
     StaticSSDD(detection=Detection(threshold=.25), bias=.4, beta=0.), DynamicSSDD())
 
 # %% ../nbs/79_dynamic_ssdd.ipynb #0b81627d
-WIDE = BackboneSettings('wideresnet38', 'imagenet', 8, True, 0)
+# published: the first convolution (1,728 numbers) stays as it is; here it learns with its stage
+WIDE = BackboneSettings('wideresnet38', 'imagenet', 8, True, 0, 'fixed')
 
 VOC_STATIC = StaticSSDD(
     VOC_AFFINITY.backbone, VOC_AFFINITY.training, scores=VOC_AFFINITY.scores,
@@ -397,6 +398,6 @@ SSDD_VOC = System(
     'Shimoda and Yanai, SSDD, ICCV 2019',
     VisualWords(replace(WIDE, frozen_stages=1),
                 TrainingSettings(15, 16, crop=448, optimiser=VOC_AFFINITY.training.optimiser),
-                pooling='gap', words=None, long_side=(448, 768)),
+                pooling='gap', words=None, dropout=.5, long_side=(448, 768)),
     MultiScale(VOC_SCALES, merge='sum'), VOC_STATIC, VOC_DYNAMIC,
     PredictionSettings(scales=(.5, .75, 1., 1.25, 1.5), mirror=True, crf=True))

@@ -351,7 +351,7 @@ ONE_STAGE_DEEPLAB = replace(
 ONE_STAGE_VOC = System(
     'Araslanov and Roth, 1Stage, CVPR 2020',
     OneStage(
-        BackboneSettings('wideresnet38', 'imagenet', 8, True, 1, 'frozen'),
+        BackboneSettings('wideresnet38', 'imagenet', 8, True, 1, 'fixed'),
         TrainingSettings(25, 16, crop=321, accumulate=2, optimiser=Optimiser(
             1e-3, .9, weight_decay=5e-4, new_biases=20., power=0.)),
         VOC_DECODER, pixels_from=5.),

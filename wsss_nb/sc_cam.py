@@ -484,7 +484,7 @@ SC_CAM = System(
 SC_CAM_VOC = System(
     'Chang et al., SC-CAM, CVPR 2020',
     SubCategories(
-        BackboneSettings('wideresnet38', 'imagenet', 8, True, 1),
+        BackboneSettings('wideresnet38', 'imagenet', 8, True, 1, 'fixed'),
         TrainingSettings(41, 16, crop=224, optimiser=OPTIMISERS['seam']),
         sub_categories=10, weight=5., long_side=(256, 512)),
     MultiScale(VOC_SCALES, .15, 'sum'), VOC_AFFINITY, VOC_DEEPLAB, VOC_PREDICTION)

@@ -21,7 +21,7 @@ from torch import nn
 from .affinity import VOC_AFFINITY
 from .backbones import BackboneSettings
 from .cam import CAM, Merge, MultiScale, Views, resize_maps, strided_size, sum_of_views
-from .deeplab_v1 import VOC_DEEPLAB_V1, VOC_PREDICTION_V1, fix_norms
+from .deeplab_v1 import VOC_DEEPLAB_V1, VOC_PREDICTION_V1
 from .files import InputError
 from .loaders import Batch, Place, TaggedCrops, jittered
 from .methods import System
@@ -387,8 +387,6 @@ class Seam(AsBaseline):
     widths: tuple[int, int, int] = (64, 128, 192)
     # share of the last channels that is left out of each training step; published: 0.5
     dropout: float = 0.
-    # scale and shift of batch norms stay as they begin; published: they do
-    fixed_norms: bool = False
     # the colours of the photos change from crop to crop; published: they do
     jitter: bool = False
     # long sides that photos get before a crop is cut, pixels; None: 5/8 to 5/4 of their median,
@@ -400,8 +398,6 @@ class Seam(AsBaseline):
 def network(self: Seam, classes: int, first: bool = False) -> SeamClassifier:
     "The network for C classes; with the backbone's first weights, or random ones."
     backbone = self.backbone.create(first)
-    if self.fixed_norms:
-        fix_norms(backbone)
     return SeamClassifier(backbone, classes, self.widths, self.dropout, self.pcm)
 
 @patch
@@ -484,9 +480,9 @@ SEAM = System(
 
 # %% ../nbs/71_seam.ipynb #f70c5459
 VOC_SEAM = Seam(
-    BackboneSettings('wideresnet38', 'imagenet', 8, True, 1),
+    BackboneSettings('wideresnet38', 'imagenet', 8, True, 1, 'fixed'),
     TrainingSettings(8, 8, crop=448, optimiser=OPTIMISERS['seam']),
-    copy=.3, er=1., warm_up=0., dropout=.5, fixed_norms=True, jitter=True, long_side=(448, 768))
+    copy=.3, er=1., warm_up=0., dropout=.5, jitter=True, long_side=(448, 768))
 
 SEAM_VOC = System(
     'Wang et al., SEAM, CVPR 2020',

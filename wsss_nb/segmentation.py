@@ -211,6 +211,7 @@ def network(self: LargeFOV, classes: int, first: bool = False) -> DeepLabLargeFO
 VOC_STEPS = 20_000 / (10_582 // 10)   # epochs that 20,000 steps of 10 photos of train_aug are
 
 VOC_DEEPLAB = DeepLab(
-    BackboneSettings('resnet101', frozen_stages=0, output_stride=8, dilate=True),
+    BackboneSettings('resnet101', frozen_stages=0, output_stride=8, dilate=True,
+                     batch_norm='frozen'),
     TrainingSettings(VOC_STEPS, 10, crop=321, accumulate=5, optimiser=OPTIMISERS['deeplab']),
     scales=(1., .75, .5), loss_stride=None, factor=(.5, 1.5), begin='weights')

@@ -23,7 +23,7 @@ from .loaders import Augmentation, Batch, TaggedCrops
 from .photos import evenly
 from .pooling import POOLINGS
 from .readers import rows_of
-from .settings import negative, not_among, not_positive
+from .settings import later, negative, not_among, not_positive
 from .training import OPTIMISERS, At, TrainingSettings, process
 from .work import Lead, Trained, Work, of_any_size, photo_pixels
 
@@ -47,6 +47,8 @@ class VisualWords(Trained):
     temperature: float = 1.0
     # weight of the loss that keeps learned words apart; VWL-L: 1
     decov: float = 0.0
+    # share of the channels that the tags lack in each training step; PSA's classifier: 0.5
+    dropout: float = later(0.)
     # long sides that photos get before a crop is cut, pixels; None: 5/8 to 5/4 of their median,
     # or of a larger crop; published: 320 640
     long_side: tuple[int, int] | None = None
@@ -54,7 +56,7 @@ class VisualWords(Trained):
     def network(self, classes: int, first: bool = False) -> WordClassifier:
         "The network for C classes; with the backbone's first weights, or random ones."
         return WordClassifier(self.backbone.create(first), classes, self.num_words,
-                              self.pooling, self.words, self.temperature)
+                              self.pooling, self.words, self.temperature, self.dropout)
 
     def crops(self, work: Work, network: WordClassifier) -> TaggedCrops:
         "Random crops of the photos, with their tags."
@@ -221,7 +223,7 @@ def faults(
     self: VisualWords,
 ) -> list[str]:       # sentences that begin with a setting's name
     "What can't work in these settings."
-    found = not_positive(self, 'num_words', 'temperature') + negative(self, 'decov')
+    found = not_positive(self, 'num_words', 'temperature') + negative(self, 'decov', 'dropout')
     if self.pooling not in POOLINGS:
         found.append(f'pooling must be {", ".join(POOLINGS)}, or that of another package which is '
                      f'installed here, not {self.pooling}')
@@ -229,6 +231,8 @@ def faults(
     if self.decov and self.words != 'learned':
         found.append(f'decov is for learned words; with words {self.words} it must be 0, '
                      f'not {self.decov}')
+    if self.dropout >= 1:
+        found.append(f'dropout must be below 1, not {self.dropout}')
     parts = self.training.accumulate
     if self.words == 'memory' and parts > 1:
         found.append(f'training.accumulate must be 1 with words memory, not {parts}: each part '

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from wsss_nb.backbones import create_backbone
+from wsss_nb.backbones import Backbone, create_backbone
+from wsss_nb.deeplab import DeepLabV2
 from wsss_nb.files import InputError
 from wsss_nb.random_walk import Flow, boundary_transition, walk
-from wsss_nb.work import Maker, in_workers, looking, one_thread, quick
+from wsss_nb.work import (Maker, Packed, has_bfloat16, in_workers, is_packing_faster, looking,
+                          one_thread, packed, quick)
 
 UNREADABLE = 5
 
@@ -123,3 +125,36 @@ def test_a_transformer_looks_in_two_bytes_as_in_four(name):
         found = quick(backbone, 'bf16')(images)
     assert found.dtype == torch.float32
     assert 0 < (found - wanted).norm() < .03 * wanted.norm()
+
+
+@pytest.mark.parametrize(('name', 'is_known'), [
+    ('resnet18', True), ('vgg16', True), ('timm/vgg11', True), ('efficientnet_lite0', False),
+    ('timm/resnet26d', None), ('timm/convnext_atto', None), ('timm/vit_small_patch14_dinov2', None),
+])
+def test_a_network_is_packed_where_that_says_the_same(name, is_known, monkeypatch):
+    if not (is_packing_faster() and has_bfloat16(torch.device('cpu'))):
+        pytest.skip('this processor has no bfloat16 that oneDNN computes with')
+    torch.manual_seed(0)
+    network = DeepLabV2(create_backbone(name, None), 3).eval()
+    looker = quick(network, 'bf16')
+    if is_known is not None:
+        assert isinstance(looker.backbone, Packed) == is_known
+    monkeypatch.setattr('wsss_nb.work.is_packing_faster', lambda: False)
+    plain = quick(network, 'bf16')
+    assert not isinstance(plain.backbone, Packed)
+    images = torch.randn(2, 3, 67, 90)
+    with torch.inference_mode():
+        for ours, maps in zip(looker.backbone.stage_features(images),
+                              plain.backbone.stage_features(images)):
+            assert (ours.shape, ours.dtype) == (maps.shape, torch.float32)
+            assert (ours - maps).norm() <= .02 * maps.norm()
+        assert looker(images).shape == plain(images).shape
+
+
+def test_what_a_norm_does_besides_is_not_lost_in_packing():
+    torch.manual_seed(0)
+    bent = nn.BatchNorm2d(4)
+    bent.forward = lambda maps: nn.BatchNorm2d.forward(bent, maps).relu()
+    stage = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), bent).eval()
+    backbone = Backbone([stage], [4], [2], (.5,) * 3, (.5,) * 3).eval().to(torch.bfloat16)
+    assert packed(backbone) is None

@@ -147,7 +147,7 @@ def test_a_network_is_packed_where_that_says_the_same(name, is_known, monkeypatc
         for ours, maps in zip(looker.backbone.stage_features(images),
                               plain.backbone.stage_features(images)):
             assert (ours.shape, ours.dtype) == (maps.shape, torch.float32)
-            assert (ours - maps).norm() <= .02 * maps.norm()
+            assert (ours - maps).norm() <= .05 * maps.norm()
         assert looker(images).shape == plain(images).shape
 
 

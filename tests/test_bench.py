@@ -61,9 +61,11 @@ def test_a_row_takes_the_place_of_the_one_before(paired, tmp_path):
     row = paired.Row('a', 'quiet', 1., 2., 2., None, 1., 'share', 3, 1, 2, '2.6', 'one')
     paired.write_rows(path, [row, replace(row, machine='busy')])
     paired.write_rows(path, [replace(row, ours=.5)])
+    paired.write_rows(path, [replace(row, ours=.7, processor='another')])
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    assert [(r['machine'], r['ours']) for r in rows] == [('quiet', '0.5'), ('busy', '1.0')]
+    found = [(r['machine'], r['processor'], r['ours']) for r in rows]
+    assert found == [('quiet', 'one', '0.5'), ('busy', 'one', '1.0'), ('quiet', 'another', '0.7')]
 
 
 def test_busy_processes_end_with_the_block(paired):

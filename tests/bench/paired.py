@@ -159,14 +159,18 @@ def write_rows(
     path: Path,
     rows: list[Row] | list[MemoryRow],   # each takes the place of one of the same stage and machine
 ) -> None:
-    "Add rows to a table, those that are there in their places."
+    "Add rows to a table, those that are there in their places. Other processors' rows stay."
+    def key(row: dict) -> tuple[str, str, str | None]:
+        return row['stage'], row['machine'], row.get('processor')
+
     table = {}
     if path.exists():
         with path.open(newline='') as file:
             for old in csv.DictReader(file):
-                table[old['stage'], old['machine']] = old
+                table[key(old)] = old
     for row in rows:
-        table[row.stage, row.machine] = asdict(row)
+        new = asdict(row)
+        table[key(new)] = new
     with path.open('w', newline='') as file:
         writer = csv.DictWriter(file, [field.name for field in fields(rows[0])])
         writer.writeheader()

@@ -299,7 +299,7 @@ def test_the_command(run, capsys):
     main(['import-masks', str(run.root), str(folder)])
     said = capsys.readouterr().out
     assert 'corrected: 1 mask\n' in said and '4 masks are as they went out' in said
-    assert 'on these 1 photos only: mIoU' in said
+    assert 'on their 1 photo only: mIoU' in said
     with pytest.raises(SystemExit):
         main(['import-masks', str(run.root), str(folder/'nowhere')])
     assert 'there is no such file or folder' in capsys.readouterr().err

@@ -92,9 +92,9 @@ def training_cost(
     held = 0
     for parameter in network.parameters():   # weight, and where it learns, gradient and memory
         held += parameter.numel() * (learning if parameter.requires_grad else 4)
-    each = getattr(method, 'photos_each', 1)   # photos that go through together as one
+    each = method.photos_each   # photos that go through together as one
     at_once = math.ceil(training.batch_size / each / training.accumulate)
-    seen = training.epochs * photos * getattr(method, 'trainings', 1) / each
+    seen = training.epochs * photos * method.trainings / each
     return Cost(hours(seen * counted.operations / 2),
                 (held + counted.kept / 2 * at_once) / 1e9)
 

@@ -250,7 +250,8 @@ def told(
         lines.append(f'{len(found.untouched):,} masks are as they went out, and do not count; '
                      'if you have looked at them, too, give --all True')
     for folder, report in found.measured.items():
-        lines.append(f"{KINDS[folder]} against them, on these {report['images']:,} photos only: "
+        seen = 'photo' if report['images'] == 1 else 'photos'
+        lines.append(f"{KINDS[folder]} against them, on their {report['images']:,} {seen} only: "
                      f"mIoU {100 * report['miou']:.1f}")
         scores = {name: iou for name, iou in report['iou'].items() if iou is not None}
         lines += [f'  {name:20} {100 * iou:5.1f}' for name, iou in scores.items()]

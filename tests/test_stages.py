@@ -133,14 +133,17 @@ def test_batch_norm_of_a_whole_network_is_frozen_or_learned():
 
 
 def test_batch_norm_means_nothing_where_there_is_none():
-    for batch_norm in ('frozen', 'learned'):
+    for batch_norm in ('frozen', 'fixed', 'learned'):
         backbone = create_backbone('timm/vit_tiny_patch16_224', batch_norm=batch_norm).train()
         assert not any(isinstance(layer, nn.BatchNorm2d) for layer in backbone.modules())
 
 
-@pytest.mark.parametrize('count', [-1, 7])
-def test_there_are_six_stages_of_a_transformer(count):
-    with pytest.raises(InputError, match=f'has 6 stages: freeze 0 to 6 of them, not {count}'):
+@pytest.mark.parametrize(('count', 'said'), [
+    (-1, 'frozen_stages must be 0 or more, not -1'),
+    (7, 'has 6 stages: freeze 0 to 6 of them, not 7'),
+])
+def test_there_are_six_stages_of_a_transformer(count, said):
+    with pytest.raises(InputError, match=said):
         create_backbone('timm/vit_tiny_patch16_224', frozen_stages=count)
 
 

@@ -14,9 +14,10 @@ from wsss_nb.files import InputError
 @pytest.mark.parametrize('settings, said', [
     (dict(name='timm/cait_xxs24_224'), 'cannot work on images of any size'),
     (dict(name='timm/nonsense'), 'cannot give this network'),
-    (dict(name='resnet19'), 'name must be one of .*, not resnet19'),
+    (dict(name='resnet19'), 'name must be one of efficientnet_lite0, .*timm>, not resnet19'),
     (dict(name='resnet18', output_stride=5), 'output_stride must be 8, 16 or 32, not 5'),
-    (dict(name='resnet18', batch_norm='learnt'), 'batch_norm must be frozen, .*, not learnt'),
+    (dict(name='resnet18', batch_norm='learnt'),
+     'batch_norm must be frozen, fixed or learned, not learnt'),
     (dict(name='resnet18', weights='missing.pth'), 'missing.pth: there is no such file'),
     (dict(name='wideresnet38', weights='imagenet'), 'cannot be downloaded: give a local file'),
     (dict(name='resnet101_caffe', weights='imagenet'), 'cannot be downloaded: give a local file'),

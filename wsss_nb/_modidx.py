@@ -2232,5 +2232,4 @@ d = { 'settings': { 'branch': 'main',
                               'wsss_nb.work.until_error': ('work.html#until_error', 'wsss_nb/work.py'),
                               'wsss_nb.work.usual_crop': ('work.html#usual_crop', 'wsss_nb/work.py'),
                               'wsss_nb.work.usual_precision': ('work.html#usual_precision', 'wsss_nb/work.py'),
-                              'wsss_nb.work.whole_side': ('work.html#whole_side', 'wsss_nb/work.py'),
-                              'wsss_nb.work.with_part': ('work.html#with_part', 'wsss_nb/work.py')}}}
+                              'wsss_nb.work.whole_side': ('work.html#whole_side', 'wsss_nb/work.py')}}}

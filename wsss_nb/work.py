@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TURN', 'DTYPES', 'SMALL_SIDE', 'LEAST_EPOCHS', 'EPOCHS_OF_ONE', 'Asked', 'until_error', 'made_within', 'in_turns',
            'in_workers', 'one_thread', 'Layers', 'normed_convolutions', 'fold', 'Packed', 'packed', 'is_packing_faster',
-           'quick', 'with_part', 'has_bfloat16', 'usual_precision', 'is_depthwise', 'of_any_size', 'Maker', 'answers',
-           'looking', 'photo_pixels', 'Work', 'whole_side', 'photo_side', 'usual_crop', 'first_backbone', 'Lead',
-           'enough_epochs', 'Trained']
+           'quick', 'has_bfloat16', 'usual_precision', 'is_depthwise', 'of_any_size', 'Maker', 'answers', 'looking',
+           'photo_pixels', 'Work', 'whole_side', 'photo_side', 'usual_crop', 'first_backbone', 'Lead', 'enough_epochs',
+           'Trained']
 
 # %% ../nbs/18_work.ipynb #aa33f2f8
 import copy
@@ -228,8 +228,8 @@ def quick(
 ) -> nn.Module:             # says the same, but for rounding
     """A copy of a network that is for looking only: see `fold`; its backbone in few bits, and
     packed where that is faster."""
-    found = copy.deepcopy(network).eval()
-    for name, part in list(found.named_modules()):
+    holder = nn.Sequential(copy.deepcopy(network).eval())   # the network itself may be the backbone
+    for name, part in list(holder.named_modules()):
         if not isinstance(part, Backbone):
             continue
         for stage in part.stages:
@@ -237,19 +237,8 @@ def quick(
         part.to(DTYPES[precision])
         other = packed(part) if precision == 'bf16' and is_packing_faster() else None
         if other is not None:
-            found = with_part(found, name, other)
-    return found
-
-def with_part(
-    network: nn.Module,   # changed in place
-    name: str,            # of one of its parts, with dots; '': of itself
-    part: nn.Module,
-) -> nn.Module:           # the network, or the part in its place
-    "A network with another part in the place of one."
-    if not name:
-        return part
-    network.set_submodule(name, part)
-    return network
+            holder.set_submodule(name, other)
+    return holder[0]
 
 # %% ../nbs/18_work.ipynb #8aa15a16
 def has_bfloat16(

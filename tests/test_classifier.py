@@ -73,7 +73,7 @@ TWO_NUMBERS = ('long_side must be two numbers of pixels, 32 or more, the first n
     (dict(temperature=-1.), 'temperature must be more than 0, not -1.0'),
     (dict(temperature=float('nan')), 'temperature must be more than 0, not nan'),
     (dict(decov=-.5), 'decov must be 0 or more, not -0.5'),
-    (dict(dropout=1.), 'dropout must be below 1, not 1.0'),
+    (dict(dropout=1.), 'dropout must be from 0 to below 1, not 1.0'),
     (dict(decov=1., words=None),
      'decov is for learned words; with words None it must be 0, not 1.0'),
     (dict(decov=1., words='memory'),

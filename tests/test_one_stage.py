@@ -56,10 +56,10 @@ def network() -> OneStageNetwork:
      'not above the second; not (64, 48)'),
     (OneStageMasks(power=0), 'power must be more than 0, not 0'),
     (OneStageMasks(background=1.), 'background must be from 0 to below 1, not 1.0'),
-    (OneStageSegmenter(threshold=1.), 'threshold must be below 1, not 1.0'),
+    (OneStageSegmenter(threshold=1.), 'threshold must be from 0 to below 1, not 1.0'),
     (OneStageSegmenter(power=0), 'power must be more than 0, not 0'),
     (DecoderSettings(width=20), 'width must be a multiple of 16, not 20'),
-    (DecoderSettings(gate=1.), 'gate must be below 1, not 1.0'),
+    (DecoderSettings(gate=1.), 'gate must be from 0 to below 1, not 1.0'),
     (DecoderSettings(dilations=(1, 2, 0)),
      'dilations must be three numbers over 0, not (1, 2, 0)'),
 ])
@@ -69,7 +69,7 @@ def test_what_cannot_work_is_said(method, said):
 
 def test_the_decoder_is_named_in_what_is_said():
     method = OneStage(decoder=DecoderSettings(gate=2.))
-    assert all_faults(method) == ['decoder.gate must be below 1, not 2.0']
+    assert all_faults(method) == ['decoder.gate must be from 0 to below 1, not 2.0']
 
 
 def test_the_segmenter_needs_its_classifier():

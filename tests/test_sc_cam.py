@@ -70,7 +70,7 @@ def same(one: dict[str, dict], other: dict[str, dict]) -> bool:
     (dict(rounds=0), 'rounds must be more than 0, not 0'),
     (dict(restarts=-1), 'restarts must be more than 0, not -1'),
     (dict(weight=-1.), 'weight must be 0 or more, not -1.0'),
-    (dict(dropout=1.), 'dropout must be below 1, not 1.0'),
+    (dict(dropout=1.), 'dropout must be from 0 to below 1, not 1.0'),
     (dict(clustering='round'), 'clustering must be plain or spherical, not round'),
     (dict(labels='none'), 'labels must be clusters or random, not none'),
     (dict(long_side=(9, 8)), 'long_side must be two numbers of pixels'),

@@ -53,8 +53,8 @@ def batch_of(count: int, side: int = 64) -> Batch:
     (Seam(ecr=float('nan')), 'ecr must be 0 or more, not nan'),
     (Seam(warm_up=2), 'warm_up must be at most 1, not 2'),
     (Seam(hard=0), 'hard must be more than 0, not 0'),
-    (Seam(dropout=-.1), 'dropout must be 0 or more, not -0.1'),
-    (Seam(dropout=1.), 'dropout must be below 1, not 1.0'),
+    (Seam(dropout=-.1), 'dropout must be from 0 to below 1, not -0.1'),
+    (Seam(dropout=1.), 'dropout must be from 0 to below 1, not 1.0'),
     (Seam(widths=(4, 0, 4)), 'widths must be three numbers over 0, not (4, 0, 4)'),
     (Seam(long_side=(64, 32)), 'long_side must be two numbers of pixels, 32 or more, the first not '
                                'above the second; not (64, 32)'),

@@ -24,7 +24,7 @@ from .files import Fault, InputError, reading
 from .loaders import normalise
 from .photos import Photos
 from .readers import Form, read_arrays, write_arrays
-from .settings import not_among, wrong_scales
+from .settings import not_among, not_below_one, wrong_scales
 from .work import Maker, Work, of_any_size, quick
 
 # %% ../nbs/20_cam.ipynb #cabb8710
@@ -270,9 +270,7 @@ def faults(
 ) -> list[str]:       # sentences that begin with a setting's name
     "What can't work in these settings."
     found = wrong_scales(self, 'scales') + not_among(self, 'merge', get_args(Merge))
-    if self.background is not None and not 0 <= self.background < 1:
-        found.append(f'background must be from 0 to below 1, not {self.background}')
-    return found
+    return found + not_below_one(self, 'background')
 
 # %% ../nbs/20_cam.ipynb #69a527fa
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from .pamr import snapping
 from .photos import Photos
 from .prediction import VOC_PREDICTION
 from .segmentation import VOC_DEEPLAB, DeepLab
-from .settings import negative, not_among, not_positive
+from .settings import negative, not_among, not_below_one, not_positive
 from .training import At, Optimiser, TrainingSettings
 from .visual_words import AsBaseline
 from .work import Lead, Maker, Trained, Work, quick
@@ -203,9 +203,7 @@ def faults(self: PartnerMaps) -> list[str]:
     "What can't work, in sentences that begin with the setting's name."
     found = not_changes(self) + not_positive(self, 'count', 'scale', 'squash')
     found += not_among(self, 'partners', ('tag', 'self', 'other'))
-    if self.background is not None and not 0 <= self.background < 1:
-        found.append(f'background must be from 0 to below 1, not {self.background}')
-    return found
+    return found + not_below_one(self, 'background')
 
 # %% ../nbs/78_mcis_system.ipynb #815f5c15
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from .pamr import PAMR
 from .prediction import VOC_PREDICTION, PredictionSettings
 from .refiners import Refiner
 from .segmentation import VOC_DEEPLAB, DeepLab
-from .settings import negative, not_positive, wrong_scales
+from .settings import negative, not_below_one, not_positive, wrong_scales
 from .training import At, Optimiser, TrainingSettings, device, load_model
 from .visual_words import wrong_sides
 from .work import Lead, Maker, Trained, Work, quick
@@ -64,11 +64,9 @@ VOC_DECODER = replace(DECODER, dilations=(12, 24, 36))
 @patch
 def faults(self: DecoderSettings) -> list[str]:
     "What can't work, in sentences that begin with a setting's name."
-    found = not_positive(self, 'width') + negative(self, 'gate', 'power')
+    found = not_positive(self, 'width') + negative(self, 'power') + not_below_one(self, 'gate')
     if self.width is not None and self.width % 16:
         found.append(f'width must be a multiple of 16, not {self.width}')
-    if self.gate is not None and self.gate >= 1:
-        found.append(f'gate must be below 1, not {self.gate}')
     if self.dilations is not None and not all(step > 0 for step in self.dilations):
         found.append(f'dilations must be three numbers over 0, not {self.dilations}')
     return found
@@ -333,10 +331,8 @@ def train(
 @patch
 def faults(self: OneStageSegmenter) -> list[str]:
     "What can't work, in sentences that begin with a setting's name."
-    found = wrong_scales(self, 'scales') + not_positive(self, 'power') + negative(self, 'threshold')
-    if self.threshold >= 1:
-        found.append(f'threshold must be below 1, not {self.threshold}')
-    return found
+    found = wrong_scales(self, 'scales') + not_positive(self, 'power')
+    return found + not_below_one(self, 'threshold')
 
 # %% ../nbs/77_one_stage_system.ipynb #9a65f31b
 ONE_STAGE = System(

@@ -27,7 +27,7 @@ from .files import InputError, whole_file
 from .loaders import normalise
 from .photos import at_most, image_size, read_image, write_mask
 from .pictures import draw_overlay
-from .settings import later, not_positive, wrong_scales
+from .settings import later, not_below_one, not_positive, wrong_scales
 from .work import Maker, in_workers, looking
 
 # %% ../nbs/32_prediction.ipynb #9401d074
@@ -164,9 +164,7 @@ class PredictionSettings:
     def faults(self) -> list[str]:
         "What can't work, as sentences."
         found = wrong_scales(self, 'scales') + not_positive(self, 'longest', 'window')
-        if not 0 <= self.likely < 1:
-            found.append(f'likely must be from 0 to below 1, not {self.likely}')
-        return found
+        return found + not_below_one(self, 'likely')
 
     def absent(self) -> list[str]:
         "What drawing masks would lack."

@@ -38,7 +38,7 @@ from .pooling import gap
 from .prediction import VOC_PREDICTION
 from .readers import Form, read_arrays, write_arrays
 from .segmentation import VOC_DEEPLAB, DeepLab
-from .settings import negative, not_among, not_positive
+from .settings import negative, not_among, not_below_one, not_positive
 from .training import OPTIMISERS, At, TrainingSettings, process, save_model
 from .visual_words import AsBaseline
 from .work import Maker, Trained, Work, looking, photo_pixels, quick
@@ -317,11 +317,9 @@ def trainings(self: SubCategories) -> int:
 def faults(self: SubCategories) -> list[str]:
     "What can't work, in sentences that begin with a setting's name."
     found = self.plain().faults() + not_positive(self, 'sub_categories', 'rounds', 'restarts')
-    found += negative(self, 'weight', 'dropout')
+    found += negative(self, 'weight') + not_below_one(self, 'dropout')
     found += not_among(self, 'clustering', ('plain', 'spherical'))
     found += not_among(self, 'labels', ('clusters', 'random'))
-    if self.dropout >= 1:
-        found.append(f'dropout must be below 1, not {self.dropout}')
     return found
 
 # %% ../nbs/70_sc_cam.ipynb #3d2cb71e

@@ -27,7 +27,7 @@ from .loaders import Batch, Place, TaggedCrops, jittered
 from .methods import System
 from .pamr import snapping
 from .segmentation import DeepLab
-from .settings import negative, not_among, not_positive
+from .settings import negative, not_among, not_below_one, not_positive
 from .training import OPTIMISERS, At, TrainingSettings
 from .visual_words import AsBaseline
 from .work import Lead, Maker, Work
@@ -437,9 +437,7 @@ def following(self: Seam, lead: Lead) -> Seam:
 def faults(self: Seam) -> list[str]:
     "What can't work in these settings, as sentences that begin with a setting's name."
     found = self.plain().faults() + not_positive(self, 'copy', 'hard')
-    found += negative(self, 'er', 'warm_up', 'ecr', 'dropout')
-    if self.dropout >= 1:
-        found.append(f'dropout must be below 1, not {self.dropout}')
+    found += negative(self, 'er', 'warm_up', 'ecr') + not_below_one(self, 'dropout')
     for name in ('copy', 'warm_up', 'hard'):
         value = getattr(self, name)
         if value is not None and value > 1:

@@ -23,7 +23,7 @@ from .loaders import Augmentation, Batch, TaggedCrops
 from .photos import evenly
 from .pooling import POOLINGS
 from .readers import rows_of
-from .settings import later, negative, not_among, not_positive
+from .settings import later, negative, not_among, not_below_one, not_positive
 from .training import OPTIMISERS, At, TrainingSettings, process
 from .work import Lead, Trained, Work, of_any_size, photo_pixels
 
@@ -223,7 +223,8 @@ def faults(
     self: VisualWords,
 ) -> list[str]:       # sentences that begin with a setting's name
     "What can't work in these settings."
-    found = not_positive(self, 'num_words', 'temperature') + negative(self, 'decov', 'dropout')
+    found = not_positive(self, 'num_words', 'temperature') + negative(self, 'decov')
+    found += not_below_one(self, 'dropout')
     if self.pooling not in POOLINGS:
         found.append(f'pooling must be {", ".join(POOLINGS)}, or that of another package which is '
                      f'installed here, not {self.pooling}')
@@ -231,8 +232,6 @@ def faults(
     if self.decov and self.words != 'learned':
         found.append(f'decov is for learned words; with words {self.words} it must be 0, '
                      f'not {self.decov}')
-    if self.dropout >= 1:
-        found.append(f'dropout must be below 1, not {self.dropout}')
     parts = self.training.accumulate
     if self.words == 'memory' and parts > 1:
         found.append(f'training.accumulate must be 1 with words memory, not {parts}: each part '

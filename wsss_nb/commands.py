@@ -19,7 +19,7 @@ import tyro
 
 from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
-from . import import_masks, plan, stand_in, tables
+from . import gains, import_masks, plan, stand_in, tables
 from .comparison import TABLE_A, Comparison, compared
 from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
@@ -411,6 +411,8 @@ def table_with(
         parts: Annotated[Parts, tyro.conf.arg(name='')] = Parts()
         seeds: tuple[int, ...] = (0, 1, 2)   # each variant is trained with each, instead of --seed
         variants: tuple[Row, ...] = ('baseline', '+ words', '+ HSPP', 'both')   # rows
+        rates: tuple[float, ...] = ()    # several learning rates: gains against them, too
+        epochs: tuple[float, ...] = ()   # several lengths of the classifier's training: the same
 
     choices = Union[Annotated[TableA, tyro.conf.subcommand('a')],
                     Annotated[TableB, tyro.conf.subcommand('b')],
@@ -420,13 +422,11 @@ def table_with(
         command goes on with a table that was cut off."""
         if isinstance(which, TableB):
             config = which.options.config(which.parts)
-            text = tables.table_b(config, ablation(config, which.variants), which.seeds)
-            print(f'{text}\n{config.out}/table_b.csv has every row, '
-                  f'{config.out}/table_b.png shows them')
+            print(gains.ablation_table(config, ablation(config, which.variants), which.seeds,
+                                       which.rates, which.epochs))
             return
         kind = TABLE_A if isinstance(which, TableA) else TABLE_C
-        systems = known_systems()
-        asked = {name: systems[name] for name in which.systems}
+        asked = {name: known_systems()[name] for name in which.systems}
         told = Comparison(which.settings, asked, which.terms, known_methods()['refiner'],
                           ROWS[kind.name])
         path = told.out/f'table_{kind.name}'

@@ -289,7 +289,7 @@ def write_table_b(
     return text
 
 # %% ../nbs/50_tables.ipynb #b770ad2d
-WHOLE = ('seed', 'photos', 'parameters', 'learning')
+WHOLE = ('seed', 'photos', 'parameters', 'learning', 'steps')
 NUMBERS = ('background', 'minutes', 'minutes of training', 'epochs', 'rate')
 
 def as_number(
@@ -355,7 +355,7 @@ def table_b(
             text = write_table_b(out, in_order(measured.values(), variants))
         process().wait_for_everyone()
     if not measured:
-        raise InputError(f'{out}: none of these variants has learned anything; see above')
+        raise Useless(f'{out}: none of these variants has learned anything; see above')
     return text
 
 def in_order(

@@ -1,0 +1,94 @@
+"What a gain depends on: a rate at which nothing learns, what is refused, and the command."
+import csv
+
+import pytest
+
+from wsss_nb import gains
+from wsss_nb.backbones import BackboneSettings
+from wsss_nb.cam import MultiScale
+from wsss_nb.cli import main
+from wsss_nb.doubts import Useless
+from wsss_nb.files import InputError
+from wsss_nb.gains import diary_of, gains_of, table_of_gains
+from wsss_nb.methods import System
+from wsss_nb.refiners import NoRefiner
+from wsss_nb.run import Config
+from wsss_nb.segmentation import DeepLab
+from wsss_nb.shapes import make_shapes
+from wsss_nb.tables import table_b
+from wsss_nb.training import TrainingSettings
+from wsss_nb.visual_words import VisualWords
+
+SMALL = BackboneSettings('timm/mobilenetv3_small_050', 'none', 16, False, 0, 'frozen')
+SHORT = TrainingSettings(epochs=1, batch_size=4, crop=32)
+PLAIN = VisualWords(SMALL, SHORT, pooling='gap', words=None)
+BASELINE = System('these tests', PLAIN, MultiScale(scales=(1.,)), NoRefiner(), DeepLab(SMALL))
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    "Runs of the baseline, on photos that are there."
+    folder = tmp_path_factory.mktemp('gains')
+    make_shapes(folder/'shapes', train=8, val=2, size=64)
+    return Config(folder/'shapes', folder/'table', BASELINE, workers=0)
+
+
+def test_a_rate_at_which_nothing_learns_leaves_the_others(config, monkeypatch, capsys):
+    def fragile(config, variants, seeds):
+        if 'rate-9' in str(config.out):
+            raise Useless('nothing was learned here')
+        return table_b(config, variants, seeds)
+    monkeypatch.setattr(gains, 'table_b', fragile)
+    text = table_of_gains(config, {'baseline': config}, (0,), (9., .01), (None,))
+    assert 'nothing was learned here' in capsys.readouterr().out
+    assert '| 0.01 |' in text and '| 9 ' not in text
+    with pytest.raises(InputError, match='none of these variants has learned anything'):
+        table_of_gains(config, {'baseline': config}, (0,), (9.,), (None,))
+
+
+def test_without_a_baseline_nothing_begins(config, tmp_path):
+    with pytest.raises(InputError, match="variant 'baseline'; name it among the others"):
+        table_of_gains(config, {'both': config}, (0,), (.01,), (1.,))
+
+
+def test_seeds_that_the_baseline_lacks_are_in_no_gain():
+    def row(variant, seed, score, rate=.01):
+        return {'steps': 9, 'rate': rate, 'variant': variant, 'seed': seed, 'CAM val': score}
+    rows = [row('baseline', 0, 30.), row('both', 0, 31.), row('both', 1, 60.), row('both', 2, None)]
+    (gain,) = gains_of(rows, 'CAM val')
+    assert gain.same == gain.best == (1.,)
+    alone = [row('baseline', 0, 30.), row('both', 0, 32., rate=.02)]   # a rate of its own
+    (gain,) = gains_of(alone, 'CAM val')
+    assert gain.same == () and gain.best == (2.,)
+    assert gains_of([row('both', 0, 31.)], 'CAM val') == []
+
+
+def test_a_diary_has_a_line_every_500_steps(tmp_path):
+    lines = ['step,epoch,rate,image,word,total']
+    lines += [f'{step},1,0.1,{step / 1000},nan,1' for step in range(10, 1101, 10)]
+    (tmp_path/'log.csv').write_text('\n'.join(lines))
+    (tmp_path/'words.csv').write_text('step,used\n500,12\n1100,7\n')
+    found = diary_of(tmp_path)
+    assert [row['step'] for row in found] == ['500', '1000', '1100']
+    assert [row.get('used') for row in found] == ['12', None, '7']
+    assert [row['image loss'] for row in found] == ['0.255', '0.755', '1.055']
+    (tmp_path/'words.csv').write_bytes(b'\x00\xff')
+    with pytest.raises(InputError, match='words.csv.*Remove it, and train again'):
+        diary_of(tmp_path)
+
+
+def test_the_command_measures_rates_and_lengths(config, tmp_path, capsys):
+    options = ['--classifier.backbone.name', SMALL.name, '--classifier.backbone.weights', 'none',
+               '--classifier.backbone.output-stride', '16', '--classifier.batch-size', '4',
+               '--classifier.crop', '32', '--cams.scales', '1', '--workers', '0']
+    main(['table', 'b', '--data', str(config.data), '--out', str(tmp_path/'table'), '--seeds', '0',
+          '--variants', 'baseline', '+ HSPP', '--rates', '0.01', '0.02', '--epochs', '1', '2',
+          *options])
+    assert 'CAM val, over the best baseline' in capsys.readouterr().out
+    with (tmp_path/'table'/'gains.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2
+    assert {(row['rate'], row['steps']) for row in rows} == {
+        ('0.01', '2'), ('0.02', '2'), ('0.01', '4'), ('0.02', '4')}
+    for name in ('gains.md', 'gains_words.csv', 'gains_train.png', 'gains_val.png'):
+        assert (tmp_path/'table'/name).stat().st_size > 0

@@ -111,7 +111,7 @@ def gain_lines(
             lines.append(line)
     return lines
 
-# %% ../nbs/68_gains.ipynb #0d7f0008
+# %% ../nbs/68_gains.ipynb #02fcef66
 def draw_gains(
     path: Path,                # of the PNG file
     rows: Sequence[Mapping],   # see `rows_at`
@@ -129,8 +129,10 @@ def draw_gains(
             above.set_title(variant, parse_math=False)
         for first, *_ in axes:
             first.set_ylabel(f'gain in points\n{column}')
+        for *_, last in axes:
+            last.legend(loc='upper left', bbox_to_anchor=(1, 1))
 
-# %% ../nbs/68_gains.ipynb #4ae4b439
+# %% ../nbs/68_gains.ipynb #7f15f0eb
 NAMED = {'steps': '{:,} steps', 'rate': 'rate {:g}'}   # a line in the legend
 
 def plot_gains(
@@ -155,7 +157,6 @@ def plot_gains(
     axis.set_xticks(ticks, labels=[f'{tick:,g}' for tick in ticks])
     axis.minorticks_off()
     axis.plot([], [], 'o', color='grey', mfc='none', label='over the best baseline')
-    axis.legend()
 
 # %% ../nbs/68_gains.ipynb #2b92cebb
 def spot(
@@ -196,7 +197,7 @@ def rows_of_spot(
         row['run'] = f'{out.name}/{row["run"]}'
     return rows
 
-# %% ../nbs/68_gains.ipynb #726c5796
+# %% ../nbs/68_gains.ipynb #9f4b0b89
 def mean_losses(
     lines: Sequence[Mapping[str, str]],   # of a log, see `read_steps`
     first: int,                           # steps that were done before
@@ -206,9 +207,12 @@ def mean_losses(
     own = [line for line in lines if first < int(line['step']) <= last]
     if not own:
         return {}
-    terms = [name for name in own[0] if name not in ('step', 'epoch', 'rate', 'entropy')]
-    means = {name: np.mean([float(line[name]) for line in own]) for name in terms}
-    return {f'{name} loss': f'{mean:.5g}' for name, mean in means.items()}
+    found = {}
+    for name in own[0]:
+        if name not in ('step', 'epoch', 'rate', 'entropy'):
+            mean = np.mean([float(line[name]) for line in own])
+            found[f'{name} loss'] = f'{mean:.5g}'
+    return found
 
 def diary_of(
     folder: Path,               # of a classifier, trained or in training

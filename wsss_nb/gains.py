@@ -111,7 +111,7 @@ def gain_lines(
             lines.append(line)
     return lines
 
-# %% ../nbs/68_gains.ipynb #02fcef66
+# %% ../nbs/68_gains.ipynb #796f5f09
 def draw_gains(
     path: Path,                # of the PNG file
     rows: Sequence[Mapping],   # see `rows_at`
@@ -121,7 +121,8 @@ def draw_gains(
     line over the baseline at the same rate, rings over the best one."""
     gains = gains_of(rows, column)
     variants = list(dict.fromkeys(row['variant'] for row in rows if row['variant'] != BASE))
-    with drawing(path, 2, len(variants), width=3., height=2.6, sharey=True) as axes:
+    width = 2.8 + 2 / len(variants)   # the legend stands beside the last one
+    with drawing(path, 2, len(variants), width, height=2.6, sharey=True) as axes:
         for (above, below), variant in zip(axes.T, variants):
             own = [gain for gain in gains if gain.variant == variant]
             plot_gains(above, own, 'steps', 'rate')

@@ -174,7 +174,7 @@ def create_accelerator(
 
 # %% ../nbs/13_training.ipynb #e760b1a3
 BAR = ('{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} '
-       '[{elapsed}, {rate_fmt}, done at {eta:%H:%M:%S}{postfix}]')
+       '[{elapsed}, {rate_fmt}, {remaining} left{postfix}]')
 
 def progress(
     items: Iterable | None,       # what is gone through; None if the bar is moved by hand
@@ -183,7 +183,7 @@ def progress(
     first: int = 0,               # how many are done already
     unit: str = 'photo',          # what is counted
 ) -> tqdm:
-    "A progress bar with rate and end time, shown by the main process only."
+    "A progress bar with rate and time left, shown by the main process only."
     if total is None and hasattr(items, '__len__'):
         total = len(items)
     if items is not None:

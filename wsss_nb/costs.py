@@ -9,6 +9,7 @@ __all__ = ['TFLOPS', 'Count', 'count', 'parameters', 'Cost', 'hours', 'training_
 # %% ../nbs/44_costs.ipynb #1301ecd2
 import math
 from dataclasses import fields
+from functools import cache
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -75,6 +76,7 @@ def hours(
     return operations / (3.6e15 * TFLOPS)
 
 # %% ../nbs/44_costs.ipynb #1753fc3f
+@cache   # systems share their segmenters, and to count one takes a second
 def training_cost(
     method: Trained,   # with every setting decided
     classes: int,      # of the photos, background not counted

@@ -1,5 +1,7 @@
 "What a gain depends on: a rate at which nothing learns, what is refused, and the command."
 import csv
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -11,11 +13,12 @@ from wsss_nb.doubts import Useless
 from wsss_nb.files import InputError
 from wsss_nb.gains import diary_of, gains_of, table_of_gains
 from wsss_nb.methods import System
+from wsss_nb.readers import rows_of
 from wsss_nb.refiners import NoRefiner
 from wsss_nb.run import Config
 from wsss_nb.segmentation import DeepLab
 from wsss_nb.shapes import make_shapes
-from wsss_nb.tables import table_b
+from wsss_nb.tables import read_rows, table_b
 from wsss_nb.training import TrainingSettings
 from wsss_nb.visual_words import VisualWords
 
@@ -42,13 +45,35 @@ def test_a_rate_at_which_nothing_learns_leaves_the_others(config, monkeypatch, c
     text = table_of_gains(config, {'baseline': config}, (0,), (9., .01), (None,))
     assert 'nothing was learned here' in capsys.readouterr().out
     assert '| 0.01 |' in text and '| 9 ' not in text
+    alone = replace(config, out=config.out/'alone')
     with pytest.raises(InputError, match='none of these variants has learned anything'):
-        table_of_gains(config, {'baseline': config}, (0,), (9.,), (None,))
+        table_of_gains(alone, {'baseline': alone}, (0,), (9.,), (None,))
 
 
 def test_without_a_baseline_nothing_begins(config, tmp_path):
     with pytest.raises(InputError, match="variant 'baseline'; name it among the others"):
         table_of_gains(config, {'both': config}, (0,), (.01,), (1.,))
+
+
+def test_a_rate_that_cannot_work_is_refused_before_anything_is_trained(config, tmp_path):
+    fresh = replace(config, out=tmp_path/'table')
+    with pytest.raises(InputError, match='learning_rate must be more than 0, not 0'):
+        table_of_gains(fresh, {'baseline': fresh}, (0,), (.01, 0.), (1.,))
+    assert not fresh.out.exists()
+
+
+def test_rows_of_other_commands_stay_and_other_settings_are_refused(config, tmp_path):
+    fresh = replace(config, out=tmp_path/'table')
+    table_of_gains(fresh, {'baseline': fresh}, (0,), (.01,), (1.,))
+    shutil.rmtree(fresh.out/'rate-0.01-epochs-1')   # its row is a result all the same
+    table_of_gains(fresh, {'baseline': fresh}, (0,), (.02,), (1.,))
+    rows = read_rows(fresh.out/'gains.csv')
+    assert [row['rate'] for row in rows] == [.01, .02]
+    assert {row['rate'] for row in rows_of(fresh.out/'gains_words.csv', ['rate'])} == {'0.02'}
+    other = replace(fresh, longest=48)
+    with pytest.raises(InputError, match=r'rows of other settings \(longest 48\).*--out'):
+        table_of_gains(other, {'baseline': other}, (0,), (.03,), (1.,))
+    assert read_rows(fresh.out/'gains.csv') == rows
 
 
 def test_seeds_that_the_baseline_lacks_are_in_no_gain():

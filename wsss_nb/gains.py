@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BASE', 'NAMED', 'Gain', 'rows_at', 'best_baseline', 'paired', 'gains_of', 'gain_lines', 'draw_gains', 'plot_gains',
-           'spot', 'trained_as', 'rows_of_spot', 'mean_losses', 'diary_of', 'guess_loss', 'diaries_of', 'write_gains',
-           'table_of_gains', 'ablation_table']
+           'spot', 'trained_as', 'rows_of_spot', 'other_settings', 'rows_before', 'mean_losses', 'diary_of',
+           'guess_loss', 'diaries_of', 'write_gains', 'table_of_gains', 'ablation_table']
 
-# %% ../nbs/68_gains.ipynb #02ce9ea1
+# %% ../nbs/68_gains.ipynb #0b3a015a
 import math
 from dataclasses import replace
 from itertools import product
@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from .doubts import Useless
-from .files import InputError, reading, whole_file, write_rows
+from .files import Fault, InputError, reading, whole_file, write_rows
 from .pictures import COLOURS, drawing
 from .readers import read_steps, rows_of
 from .run import Config, Run
+from .settings import check_settings
 from .tables import by_seed, markdown, read_rows, settings_of, spread, table_b
 from .terms import at_rate, trained_with
 from .training import process
@@ -198,7 +199,31 @@ def rows_of_spot(
         row['run'] = f'{out.name}/{row["run"]}'
     return rows
 
-# %% ../nbs/68_gains.ipynb #9f4b0b89
+# %% ../nbs/68_gains.ipynb #affdc5ec
+def other_settings(
+    settings: str,   # of a row, see `settings_of`
+) -> list[str]:      # 'OPTION VALUE'
+    "The settings of a row, without the rate and the length of its training."
+    varied = ('classifier.epochs ', 'classifier.learning-rate ')
+    every = settings.removeprefix('--').split(' --')
+    return [setting for setting in every if not setting.startswith(varied)]
+
+def rows_before(
+    config: Config,               # of all runs; `out` is the folder of the table
+) -> dict[str, dict[str, Any]]:   # run -> its row
+    """The rows that earlier commands have measured. Raises `InputError` if their settings were
+    others, but for rate and length."""
+    path = Path(config.out)/'gains.csv'
+    own = other_settings(settings_of(config))
+    rows = read_rows(path, names=('run', 'rate', 'steps', 'settings'))
+    for row in rows:
+        differs = sorted(set(own) ^ set(other_settings(row['settings'])))
+        if differs:
+            raise InputError(Fault(path, f'has rows of other settings ({", ".join(differs)})',
+                                   'Name another folder with --out'))
+    return {row['run']: row for row in rows}
+
+# %% ../nbs/68_gains.ipynb #725cbb17
 def mean_losses(
     lines: Sequence[Mapping[str, str]],   # of a log, see `read_steps`
     first: int,                           # steps that were done before
@@ -232,7 +257,7 @@ def diary_of(
         found.append({'step': str(last)} | words.get(last, {}) | mean_losses(log, first, last))
     return found
 
-# %% ../nbs/68_gains.ipynb #9d10e19e
+# %% ../nbs/68_gains.ipynb #c971151b
 def guess_loss(
     tags: torch.Tensor,   # (photos, C), 0 or 1
 ) -> float:               # 0 to log 2
@@ -241,7 +266,7 @@ def guess_loss(
     lost = torch.special.entr(share) + torch.special.entr(1 - share)
     return lost.mean().item()
 
-# %% ../nbs/68_gains.ipynb #241dc94c
+# %% ../nbs/68_gains.ipynb #d5ae9bc8
 def diaries_of(
     out: Path,                 # folder of the table
     rows: Sequence[Mapping],   # of `rows_of_spot`
@@ -251,7 +276,10 @@ def diaries_of(
     found = []
     for row in rows:
         named = {name: row[name] for name in ('variant', 'seed', 'rate', 'steps')}
-        for line in diary_of(out/row['run']/'classifier'):
+        folder = out/row['run']/'classifier'
+        if not (folder/'log.csv').exists():   # the run was thrown away since
+            continue
+        for line in diary_of(folder):
             found.append(named | line | {'guess': f'{guess:.4g}'})
     return found
 
@@ -272,7 +300,7 @@ def write_gains(
             draw_gains(out/f'gains_{column.split()[-1]}.png', rows, column)
     return text
 
-# %% ../nbs/68_gains.ipynb #1dd7f4e1
+# %% ../nbs/68_gains.ipynb #e31ef90e
 def table_of_gains(
     config: Config,                     # of all runs; `out` is the folder of the table
     variants: Mapping[str, Config],     # by the name of their row, the baseline among them
@@ -285,21 +313,25 @@ def table_of_gains(
     if BASE not in variants:
         raise InputError(f"gains are those over the variant '{BASE}'; name it among the others")
     out = Path(config.out)
+    spots = list(product(dict.fromkeys(epochs), dict.fromkeys(rates)))
+    for length, rate in spots:   # before the first of them is trained
+        check_settings(trained_as(config, rate, length).system)
     photos = Run(config).photos
     guess = guess_loss(torch.stack([photos.tags(i) for i in range(len(photos))]))
-    rows = []
+    rows = rows_before(config)
     text = ''
-    for length, rate in product(dict.fromkeys(epochs), dict.fromkeys(rates)):
+    for length, rate in spots:
         there = {name: trained_as(one, rate, length) for name, one in variants.items()}
-        rows += rows_of_spot(trained_as(config, rate, length), there, seeds)
+        for row in rows_of_spot(trained_as(config, rate, length), there, seeds):
+            rows[row['run']] = row
         if rows and process().is_main_process:
-            text = write_gains(out, rows, guess)
+            text = write_gains(out, list(rows.values()), guess)
         process().wait_for_everyone()
     if not rows:
         raise InputError(f'{out}: none of these variants has learned anything; see above')
     return text
 
-# %% ../nbs/68_gains.ipynb #7176abc8
+# %% ../nbs/68_gains.ipynb #1a371e04
 def ablation_table(
     config: Config,                   # of all runs; `out` is the folder of the table
     variants: Mapping[str, Config],   # by the name of their row

@@ -122,8 +122,8 @@ def example(self: LearnsMasks, classes: int) -> Batch:
 
 @patch
 def own_crop(self: LearnsMasks, lead: Lead) -> int:
-    "5/8 of the first network's, up to a multiple of 32, pixels."
-    return usual_crop(lead.crop)
+    "5/8 of the photos' side, whatever the crops of the first network are; see `usual_crop`."
+    return usual_crop(lead.side)
 
 @patch
 def own_epochs(self: LearnsMasks, lead: Lead) -> float:

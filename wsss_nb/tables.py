@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WHOLE', 'NUMBERS', 'Kind', 'data_file', 'published', 'published_miou', 'describe_method', 'table_line', 'table_mean',
            'spread', 'markdown', 'table', 'slug', 'run_options', 'settings_of', 'measure_variant', 'summarise_rows',
-           'by_seed', 'draw_seeds', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order', 'answer_features',
-           'feature_maker', 'draw_cells', 'drawn_features', 'codebooks_of', 'labels_by_codebook', 'words_of_photos',
-           'table_of_words', 'line_of_words']
+           'by_seed', 'paired', 'draw_seeds', 'write_table_b', 'as_number', 'read_rows', 'table_b', 'in_order',
+           'answer_features', 'feature_maker', 'draw_cells', 'drawn_features', 'codebooks_of', 'labels_by_codebook',
+           'words_of_photos', 'table_of_words', 'line_of_words']
 
 # %% ../nbs/50_tables.ipynb #0db98255
 import csv
@@ -223,9 +223,9 @@ def summarise_rows(
             measured = by_seed(rows, of, name, column)
             line[column] = spread(measured.values()) if measured else '-'
             under = by_seed(rows, of, base, column)
-            paired = [measured[seed] - under[seed] for seed in measured if seed in under]
-            has_gain = paired and name != base
-            line[f'{column}, gain'] = spread(paired, '+') if has_gain else ''
+            gained = paired(measured, under)
+            has_gain = gained and name != base
+            line[f'{column}, gain'] = spread(gained, '+') if has_gain else ''
         lines.append(line)
     return lines
 
@@ -238,6 +238,13 @@ def by_seed(
     "What was measured with each seed; None is left out."
     return {row['seed']: row[column] for row in rows
             if row[of] == name and row.get(column) is not None}
+
+def paired(
+    measured: Mapping[int, float],   # seed -> mIoU in percent
+    under: Mapping[int, float],      # the same of a baseline
+) -> tuple[float, ...]:
+    "What is gained with each seed that both have."
+    return tuple(measured[seed] - under[seed] for seed in measured if seed in under)
 
 # %% ../nbs/50_tables.ipynb #3a38c3bf
 def draw_seeds(

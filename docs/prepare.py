@@ -32,6 +32,7 @@ PARTS = {
     8: 'More systems',
     9: 'The command',
 }
+SYSTEMS = 7   # tens of the systems, whose part begins with chapters 68 and 69
 # guides in order; others follow
 GUIDES = ('photos_to_masks', 'add_a_system', 'backbones', 'results', 'reading', 'glossary')
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
@@ -473,6 +474,11 @@ def contents(caption: str, entries: list[str]) -> dict:
     return markdown_cell(f'```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{listed}\n```')
 
 
+def tens_of(number: int) -> int:
+    "The part of a chapter."
+    return SYSTEMS if number in (68, 69) else number // 10
+
+
 def all_contents(
     guides: list[str],  # names of the pages beside this file
 ) -> list[dict]:
@@ -480,7 +486,7 @@ def all_contents(
     first = [guide for guide in GUIDES if guide in guides]
     tables = [contents('Guides', first + sorted(set(guides) - set(first)))]
     for tens, part in PARTS.items():
-        chapters = [name for number, name in CHAPTERS.items() if number // 10 == tens]
+        chapters = [name for number, name in CHAPTERS.items() if tens_of(number) == tens]
         if chapters:
             tables.append(contents(part, chapters))
     pages = [f'{name[3:]} <api/{name[3:]}>' for name in CHAPTERS.values()]

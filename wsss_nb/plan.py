@@ -116,9 +116,10 @@ def learns(
 ) -> str:
     "What a training does, in words."
     training = method.training
-    often = f'sees each photo {training.epochs:g} times'
     at_once = min(training.batch_size, photos)
-    return (f'{often}: {training.steps(photos):,} steps of {at_once} crops of {training.crop} '
+    steps = training.steps(photos)
+    often = f'sees each photo {round(steps * at_once / photos, 1):g} times'
+    return (f'{often}: {steps:,} steps of {at_once} crops of {training.crop} '
             f'pixels, on {method.backbone.name}')
 
 # %% ../nbs/46_plan.ipynb #a924c74e

@@ -10,21 +10,22 @@ from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.cli import main
 from wsss_nb.doubts import Useless
-from wsss_nb.files import InputError
-from wsss_nb.gains import diary_of, gains_of, table_of_gains
+from wsss_nb.files import InputError, write_rows
+from wsss_nb.gains import diary_of, draw_gains, gains_before, gains_of, table_of_gains
 from wsss_nb.methods import System
 from wsss_nb.readers import rows_of
 from wsss_nb.refiners import NoRefiner
 from wsss_nb.run import Config
 from wsss_nb.segmentation import DeepLab
 from wsss_nb.shapes import make_shapes
-from wsss_nb.tables import read_rows, table_b
+from wsss_nb.tables import read_rows, settings_of, table_b
 from wsss_nb.training import TrainingSettings
 from wsss_nb.visual_words import VisualWords
 
 SMALL = BackboneSettings('timm/mobilenetv3_small_050', 'none', 16, False, 0, 'frozen')
 SHORT = TrainingSettings(epochs=1, batch_size=4, crop=32)
 PLAIN = VisualWords(SMALL, SHORT, pooling='gap', words=None)
+DEFAULT = System('these tests', VisualWords(), MultiScale(), NoRefiner(), DeepLab())
 BASELINE = System('these tests', PLAIN, MultiScale(scales=(1.,)), NoRefiner(), DeepLab(SMALL))
 
 
@@ -74,6 +75,62 @@ def test_rows_of_other_commands_stay_and_other_settings_are_refused(config, tmp_
     with pytest.raises(InputError, match=r'rows of other settings \(longest 48\).*--out'):
         table_of_gains(other, {'baseline': other}, (0,), (.03,), (1.,))
     assert read_rows(fresh.out/'gains.csv') == rows
+
+
+def test_the_same_command_goes_on_where_nothing_but_rate_and_length_is_given(config, tmp_path):
+    fresh = replace(config, out=tmp_path/'table', system=DEFAULT)
+    assert settings_of(fresh) == ''
+    row = {'variant': 'baseline', 'seed': 0, 'steps': 2, 'rate': .01, 'CAM train': 30.,
+           'settings': '--classifier.learning-rate 0.01', 'run': 'rate-0.01-epochs-own/baseline-0'}
+    fresh.out.mkdir()
+    write_rows(fresh.out/'gains.csv', [row])
+    assert list(gains_before(fresh)) == [(2, .01, 'baseline', 0)]
+
+
+def test_rows_of_other_photos_are_refused(config, tmp_path):
+    fresh = replace(config, out=tmp_path/'table')
+    table_of_gains(fresh, {'baseline': fresh}, (0,), (.01,), (1.,))
+    before = (fresh.out/'gains.csv').read_text()
+    make_shapes(tmp_path/'others', train=8, val=2, size=64, seed=7)
+    other = replace(fresh, data=tmp_path/'others')
+    with pytest.raises(InputError, match='not the data that the run was made with'):
+        table_of_gains(other, {'baseline': other}, (0,), (.02,), (1.,))
+    assert (fresh.out/'gains.csv').read_text() == before
+    assert not (fresh.out/'rate-0.02-epochs-1').exists()
+
+
+def test_a_training_that_is_asked_for_in_two_ways_is_counted_once(config, tmp_path):
+    fresh = replace(config, out=tmp_path/'table')
+    text = table_of_gains(fresh, {'baseline': fresh}, (0,), (.01,), (1., 1.1))   # 2 steps each
+    assert len(text.splitlines()) == 3
+    assert [row['seed'] for row in read_rows(fresh.out/'gains.csv')] == [0]
+
+
+def test_rows_of_an_ablation_with_other_settings_or_photos_are_not_lost(config, tmp_path):
+    fresh = replace(config, out=tmp_path/'table')
+    table_b(fresh, {'baseline': fresh}, (0,))
+    before = (fresh.out/'table_b.csv').read_text()
+    shorter = replace(fresh, longest=48)
+    with pytest.raises(InputError, match=r'rows of other settings \(longest 48\).*--out'):
+        table_b(shorter, {'baseline': shorter}, (1,))
+    make_shapes(tmp_path/'others', train=8, val=2, size=64, seed=7)
+    other = replace(fresh, data=tmp_path/'others')
+    with pytest.raises(InputError, match='not the data that the run was made with'):
+        table_b(other, {'baseline': other}, (1,))
+    assert (fresh.out/'table_b.csv').read_text() == before
+    assert not (fresh.out/'baseline-1').exists()
+
+
+def test_colours_mean_the_same_in_all_panels(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(gains, 'plot_gains', lambda axis, own, across, lines, values: drawn.append(
+        (across, values)) or axis.plot([], [], label=lines))
+    rows = []
+    for variant, rates in (('baseline', (.003, .01)), ('+ words', (.003, .01)), ('both', (.01,))):
+        for rate in rates:
+            rows.append({'variant': variant, 'seed': 0, 'rate': rate, 'steps': 9, 'CAM train': 30.})
+    draw_gains(tmp_path/'gains.png', rows, 'CAM train')
+    assert drawn == 2 * [('steps', [.003, .01]), ('rate', [9])]
 
 
 def test_seeds_that_the_baseline_lacks_are_in_no_gain():

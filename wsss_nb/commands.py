@@ -19,7 +19,7 @@ import tyro
 
 from . import explorer_page, export as exporting, figures as drawings, measuring
 from . import new_photos, onnx as networks, pipeline, report as reporting, server, sheets
-from . import gains, import_masks, plan, stand_in, tables
+from . import gains, import_masks, plan, stand_in, tables, word_figures
 from .comparison import TABLE_A, Comparison, compared
 from .datasets import describe_photos, open_photos
 from .files import InputError, write_json
@@ -289,7 +289,7 @@ def words(
     classifier = replace(system.classifier, backbone=settings)
     config = Config(data, Path('unused'), replace(system, classifier=classifier), images=images,
                     train=train, seed=seed)
-    text, best = tables.table_of_words(config, sizes, photos)
+    text, best = word_figures.table_of_words(config, sizes, photos)
     print(f'{text}\n{best} words suit these photos: --classifier.num-words {best}')
 
 def systems() -> None:
@@ -411,8 +411,8 @@ def table_with(
         parts: Annotated[Parts, tyro.conf.arg(name='')] = Parts()
         seeds: tuple[int, ...] = (0, 1, 2)   # each variant is trained with each, instead of --seed
         variants: tuple[Row, ...] = ('baseline', '+ words', '+ HSPP', 'both')   # rows
-        rates: tuple[float, ...] = ()    # several learning rates: gains against them, too
-        epochs: tuple[float, ...] = ()   # several lengths of the classifier's training: the same
+        rates: tuple[float, ...] = ()  # learning rates of the classifier to compare; none: its own
+        epochs: tuple[float, ...] = ()   # how often it sees each photo, to compare; none: its own
 
     choices = Union[Annotated[TableA, tyro.conf.subcommand('a')],
                     Annotated[TableB, tyro.conf.subcommand('b')],

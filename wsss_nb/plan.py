@@ -260,13 +260,13 @@ SPARE = 1.25   # so much more than was measured is enough, also if the machine g
 
 def too_few(
     minutes: float,    # that were asked for
-    rest: float,       # minutes that pass without learning
+    rest: float,       # minutes of what can't be shortened
     learning: float,   # minutes of the least learning that there is a point in
 ) -> str:
     "What is said of a time into which a run doesn't fit."
     enough = math.ceil(SPARE * (rest + learning))
     said = (f'{minutes:g} minutes are too few for this run on this machine: {rest:.1f} pass '
-            f'without any learning, and {learning:.1f} are the least to learn in. '
+            f'in what cannot be shortened, and {learning:.1f} are the least to learn in. '
             f'Give --minutes {enough}')
     return f'{said}, or fewer photos' if rest > learning else said
 
@@ -280,12 +280,10 @@ def share_of_epochs(
     free = {ROLES[role] for role in roles}
     learning = sum(part.minutes for part in plan if part.stage in free)
     rest = sum(part.minutes for part in plan if part.stage not in free)
-    if learning == 0:
-        return 1.
-    share = (minutes - rest) / learning
-    if share < LEAST:
-        raise InputError(too_few(minutes, rest, LEAST * learning))
-    return min(MOST, share)
+    least = LEAST * learning
+    if minutes < rest + least:
+        raise InputError(too_few(minutes, rest, least))
+    return min(MOST, (minutes - rest) / learning) if learning else 1.
 
 # %% ../nbs/46_plan.ipynb #4f6a8d29
 def begin(

@@ -127,7 +127,8 @@ def own_crop(self: LearnsMasks, lead: Lead) -> int:
 
 @patch
 def own_epochs(self: LearnsMasks, lead: Lead) -> float:
-    "How often it sees each photo where nobody says: two fifths as often as a classifier."
+    """How often it sees each photo where nobody says: two fifths as often as a classifier, but at
+    least `LEAST_EPOCHS` times."""
     return enough_epochs(lead.photos, 100)
 
 # %% ../nbs/31_segmentation.ipynb #e701cb97

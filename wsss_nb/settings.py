@@ -93,7 +93,9 @@ def wrong_range(
     "A sentence unless a field holds two scales, the first not above the second."
     values = getattr(settings, name)
     found = wrong_scales(settings, name)
-    if not found and values[0] > values[-1]:
+    if not found and len(values) != 2:
+        found.append(f'{name} must be two numbers, not {values}')
+    if not found and values[0] > values[1]:
         found.append(f'{name} must begin with the smaller number, not {values}')
     return found
 
@@ -322,7 +324,8 @@ def as_options(
     default: Any,     # others, of the same kind
     path: str = '',   # of both
 ) -> list[str]:       # 'PATH VALUE'
-    "The settings that differ from others, as the command line takes them."
+    """The settings that differ from others, as the command line takes them; a `later` one that has
+    its default isn't told."""
     if value == default:
         return []
     if isinstance(value, dict) and isinstance(default, dict):

@@ -1,6 +1,8 @@
 "Comparisons: cut off and gone on with, budgets, rates, photos held out, and what is refused."
 import json
+import os
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -18,7 +20,8 @@ from wsss_nb.comparison import (MEASURED, TABLE_A, Comparison, measure_val, sett
                                 settings_of_run, table_a)
 from wsss_nb.crf import refine_labels
 from wsss_nb.datasets import Some, held_out, open_photos
-from wsss_nb.files import InputError, read_json
+from wsss_nb.files import LOCK, InputError, read_json
+from wsss_nb.lock import lock
 from wsss_nb.metrics import ConfusionMatrix
 from wsss_nb.measuring import known
 from wsss_nb.methods import System
@@ -26,7 +29,7 @@ from wsss_nb.photos import read_mask, write_mask
 from wsss_nb.pipeline import do_stage, link, measure_new_masks, refine_new, run
 from wsss_nb.refiners import DenseCRF, NoRefiner, TrueMasks
 from wsss_nb.run import HELD_OUT, Config, Run, RunSettings, read_config, start_run
-from wsss_nb.segmentation import DeepLab
+from wsss_nb.segmentation import DeepLab, LearnsMasks
 from wsss_nb.shapes import make_shapes
 from wsss_nb.tables import read_rows
 from wsss_nb.terms import Pace, Terms, agreed, at_rate, gain_by_rate, time_training, with_given
@@ -441,7 +444,42 @@ def test_rows_of_other_masks_than_there_are_now_do_not_stand_in_one_table(shapes
         write_mask(path, mask)
     with pytest.raises(InputError, match='another mask'):
         table_a(told, seeds=(0, 1))
+    with pytest.raises(InputError, match='another mask'):   # the row that isn't asked for stays
+        table_a(told, seeds=(1,))
     config = told.config(BASELINE, 'baseline-0', seed=0)
     do_stage(start_run(config, accept_changes=True), 'classify')
     table_a(told, seeds=(0,))
     assert results(tmp_path/'out')[0]['CAM train'] != before     # measured anew
+
+
+@pytest.mark.parametrize('name', 'abc')
+def test_two_tables_in_one_folder_are_refused(shapes, tmp_path, capsys, name):
+    out = tmp_path/'out'
+    out.mkdir()
+    file = lock(out/LOCK)
+    with pytest.raises(SystemExit):
+        main(['table', name, '--data', str(shapes), '--out', str(out)])
+    os.close(file)
+    assert 'another run is at work in this folder' in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [LOCK]
+
+
+def test_a_row_that_another_version_decided_otherwise_is_not_kept(shapes, tmp_path, monkeypatch):
+    baseline = replace(BASELINE, segmenter=DeepLab(RANDOM))
+    told = compared(shapes, tmp_path/'out', {'baseline': baseline})
+    with monkeypatch.context() as patch:
+        patch.setattr(LearnsMasks, 'own_crop', lambda self, lead: 96)
+        table_a(told, (0,))
+    with pytest.raises(InputError, match='training.crop: 96 there, 64 asked for'):
+        table_a(told, (0, 1))
+
+
+def test_what_is_lacking_is_told_before_anything_is_made(shapes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pydensecrf', None)
+    crf = {'baseline': BASELINE, 'crf': replace(BASELINE, refiner=DenseCRF())}
+    for table, systems in ((table_c, {'baseline': BASELINE}), (table_a, crf)):
+        with pytest.raises(InputError, match='needs the CRF'):
+            table(compared(shapes, tmp_path/'out', systems), (0,))
+    with pytest.raises(InputError, match='there is no such file'):
+        table_a(compared(shapes, tmp_path/'out', terms=Terms(weights='typo.pth')), (0,))
+    assert not (tmp_path/'out').exists()

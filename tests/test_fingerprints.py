@@ -275,6 +275,40 @@ def test_corrected_masks_that_change_the_background(home, capsys):
     assert_as_anew(home)
 
 
+def all_thing(home: Path, score: float) -> None:
+    "Masks whose best score of the background is another one: all thing, or none where that is 0."
+    photos = open_photos(home/'data', 'train')
+    for i, name in enumerate(photos.ids):
+        thing = int(photos.tags(i).argmax()) + 1
+        blank(mask_path(home/'data', name), thing if score > 0 else 0)
+
+
+def test_who_is_killed_while_another_background_is_taken_still_knows_it(home, monkeypatch):
+    config = configured(home/'data', home/'run')
+    all_thing(home, Run(config).background)
+    unlink = Path.unlink
+
+    def killed(path, **given):
+        if path.parent.name == 'pseudo':
+            raise KeyboardInterrupt
+        unlink(path, **given)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'unlink', killed)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(config, accept_changes=True)
+    pipeline.run(config)
+    assert_as_anew(home)
+
+
+def test_a_background_that_is_chosen_again_counts_for_all_lists(home):
+    config = configured(home/'data', home/'run')
+    run = Run(config)
+    run.record(cam={'val': dict(run.metrics['cam']['train'])})   # as a table has measured it
+    all_thing(home, run.background)
+    pipeline.run(config, accept_changes=True)
+    assert 'val' not in Run(config).metrics['cam']
+
+
 def test_a_corrected_mask_of_a_run_that_learns_from_true_masks(first, tmp_path):
     home = tmp_path/'home'
     shutil.copytree(first/'data', home/'data')

@@ -18,6 +18,7 @@ from wsss_nb.refiners import NoRefiner
 from wsss_nb.run import Config
 from wsss_nb.segmentation import DeepLab
 from wsss_nb.shapes import make_shapes
+from wsss_nb.systems import ABLATION, SYSTEMS, ablation
 from wsss_nb.tables import read_rows, settings_of, table_b
 from wsss_nb.training import TrainingSettings
 from wsss_nb.visual_words import VisualWords
@@ -174,3 +175,10 @@ def test_the_command_measures_rates_and_lengths(config, tmp_path, capsys):
         ('0.01', '2'), ('0.02', '2'), ('0.01', '4'), ('0.02', '4')}
     for name in ('gains.md', 'gains_words.csv', 'gains_train.png', 'gains_val.png'):
         assert (tmp_path/'table'/name).stat().st_size > 0
+
+
+def test_only_one_row_of_the_ablation_has_words_that_are_kept_apart(config):
+    apart = replace(config, system=SYSTEMS['vwl-voc'])
+    assert apart.system.classifier.decov == 1
+    found = ablation(apart, tuple(ABLATION))
+    assert [name for name, one in found.items() if one.system.classifier.decov] == ['VWL-L']

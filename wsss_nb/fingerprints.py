@@ -345,6 +345,8 @@ def remade(
     for stage in found.stages:
         for kind in KINDS.get(stage, ()):
             found.measured |= {(kind, split) for split in changes}
+    if found.chosen:   # the maps of all lists are measured at the score that is chosen on one
+        found.measured |= {('cam', split) for split in changes}
     return found
 
 # %% ../nbs/39_fingerprints.ipynb #6ef08509
@@ -421,7 +423,8 @@ def mark(
         del metrics[kind][split]
         again.add(MEASURED_BY[kind])
     made = metrics.get('made_with', {})
-    if 'refine' in found.stages:
+    is_again = made.get('refiner', {}).get('again', False)
+    if 'refine' in found.stages and not is_again:
         made.clear()
     elif found.chosen and 'refiner' in made:
         made['refiner']['again'] = True
@@ -467,3 +470,6 @@ def take_away(
         for folder in PRODUCTS[stage]:   # what is left is empty folders
             shutil.rmtree(root/folder, ignore_errors=True)
             (root/folder).mkdir()
+    if 'refine' in found.stages and metrics.get('made_with'):   # whoever is killed before, knows it
+        metrics['made_with'].clear()
+        write_json(root/'metrics.json', metrics)

@@ -18,6 +18,7 @@ import torch
 
 from .doubts import Useless
 from .files import InputError, reading, whole_file, write_rows
+from .lock import alone_in
 from .pictures import COLOURS, drawing
 from .readers import read_steps, rows_of
 from .run import Config, Run
@@ -300,15 +301,16 @@ def table_of_gains(
         trained_as(config, rate, length)   # raises for what can't work
     photos = Run(config).photos
     guess = guess_loss(torch.stack([photos.tags(i) for i in range(len(photos))]))
-    rows = gains_before(config)
-    text = ''
-    for length, rate in spots:
-        there = {name: trained_as(one, rate, length) for name, one in variants.items()}
-        for row in rows_of_spot(trained_as(config, rate, length), there, seeds):
-            rows[training_of(row)] = row
-        if rows and process().is_main_process:
-            text = write_gains(out, list(rows.values()), guess)
-        process().wait_for_everyone()
+    with alone_in(out):   # another process would write over its rows
+        rows = gains_before(config)
+        text = ''
+        for length, rate in spots:
+            there = {name: trained_as(one, rate, length) for name, one in variants.items()}
+            for row in rows_of_spot(trained_as(config, rate, length), there, seeds):
+                rows[training_of(row)] = row
+            if rows and process().is_main_process:
+                text = write_gains(out, list(rows.values()), guess)
+            process().wait_for_everyone()
     if not rows:
         raise InputError(f'{out}: none of these variants has learned anything; see above')
     return text

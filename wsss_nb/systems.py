@@ -248,13 +248,13 @@ ROWS: dict[str, dict[str, str]] = {   # table of the paper -> system -> its row 
 
 # %% ../nbs/90_systems.ipynb #705cd8bb
 ABLATION: dict[str, dict] = {   # row -> settings of the classifier
-    'baseline': dict(pooling='gap', words=None),
-    'GMP': dict(pooling='gmp', words=None),
-    '+ words': dict(pooling='gap', words='learned'),
-    '+ HSPP': dict(pooling='hspp', words=None),
-    'both': dict(pooling='hspp', words='learned'),
+    'baseline': dict(pooling='gap', words=None, decov=0.),
+    'GMP': dict(pooling='gmp', words=None, decov=0.),
+    '+ words': dict(pooling='gap', words='learned', decov=0.),
+    '+ HSPP': dict(pooling='hspp', words=None, decov=0.),
+    'both': dict(pooling='hspp', words='learned', decov=0.),
     'VWL-L': dict(pooling='hspp', words='learned', decov=1.),
-    'VWL-M': dict(pooling='hspp', words='memory'),
+    'VWL-M': dict(pooling='hspp', words='memory', decov=0.),
 }
 
 # %% ../nbs/90_systems.ipynb #99cce0bb

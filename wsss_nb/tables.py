@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'NUMBERS', 'data_file', 'published', 'published_miou', 'describe_method', 'table_line', 'spread', 'markdown',
-           'table_mean', 'table', 'slug', 'run_options', 'settings_of', 'measure_variant', 'summarise_rows', 'by_seed',
-           'paired', 'draw_seeds', 'write_table_b', 'as_number', 'read_rows', 'settings_in', 'rows_before', 'table_b',
-           'in_order']
+           'table_mean', 'table', 'slug', 'run_options', 'settings_of', 'settings_of_run', 'measure_variant',
+           'summarise_rows', 'by_seed', 'paired', 'draw_seeds', 'write_table_b', 'as_number', 'read_rows',
+           'settings_in', 'rows_before', 'table_b', 'measure_variants', 'in_order']
 
 # %% ../nbs/50_tables.ipynb #0db98255
 import csv
@@ -22,7 +22,9 @@ import torch
 from . import files
 from .doubts import Useless
 from .files import Fault, InputError, finite, reading, whole_file, write_rows
+from .lock import alone_in
 from .measuring import measure_new_cams, require_same_data
+from .methods import System
 from .pictures import COLOURS, drawing
 from .pipeline import run
 from .readers import Diverged, rows_of
@@ -171,6 +173,24 @@ def settings_of(
     kept = [setting for setting in found if not setting.startswith(by_row)]
     kept += run_options(config)
     return ' '.join(f'--{setting}' for setting in kept)
+
+# %% ../nbs/50_tables.ipynb #9197f6be
+def settings_of_run(
+    config: Config,
+    named: System,   # whose settings are the defaults
+) -> str:
+    "How a run differs from one of a named system, as the command line takes it."
+    found = []
+    behind = []
+    before = named.parts()
+    for role, method in config.system.parts().items():
+        if method_name(method) == method_name(before.get(role)):
+            found += as_options(to_json(method), to_json(before[role]), role)
+        else:
+            own = as_options(to_json(method), to_json(type(method)()), role)
+            behind += [f'{role}:{method_name(method)}', *[f'--{one}' for one in own]]
+    found += run_options(config)
+    return ' '.join([f'--{one}' for one in found] + behind)
 
 # %% ../nbs/50_tables.ipynb #ea389cdf
 def measure_variant(
@@ -363,11 +383,19 @@ def table_b(
     if no variant has a row."""
     if not seeds or not variants:
         raise InputError('a table needs a seed and a variant')
-    out = Path(config.out)
     if not Run(config).photos.has_truth:
         raise InputError(Fault(Path(config.data), 'the photos have no masks',
                                'A table needs masks to measure on'))
-    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(config.out):   # another process would write over its rows
+        return measure_variants(config, variants, seeds)
+
+def measure_variants(
+    config: Config,                   # of all runs; nobody else works in `out`
+    variants: Mapping[str, Config],   # by the name of their row
+    seeds: Sequence[int],             # each variant is trained with each
+) -> str:                             # the table in Markdown
+    "Train and measure each variant with each seed, and write the table after each run."
+    out = Path(config.out)
     measured = {}
     for row in rows_before(config, 'table_b.csv', ('seed', 'variant')):
         measured[row['seed'], row['variant']] = row

@@ -17,7 +17,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 import numpy as np
 from fastcore.basics import patch
 
-from .files import Fault, InputError, write_json
+from .files import Fault, InputError, is_free, write_json
 from .methods import System, stages_of
 from .readers import read_record
 from .run import Config, Run, RunSettings
@@ -278,7 +278,7 @@ def agreed(
             said = '\n  '.join(['this table was begun on other terms:', *differs])
             remedy = 'Give the same terms to go on with it, or another folder to start anew'
             raise InputError(Fault(path, said, remedy))
-    elif out.exists() and any(out.iterdir()):
+    elif not is_free(out):
         raise InputError(Fault(out, 'there is something else here',
                                'Name a folder that is empty or not there yet'))
     process().wait_for_everyone()   # none writes before all have looked

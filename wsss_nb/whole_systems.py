@@ -13,6 +13,7 @@ from typing import Sequence
 import numpy as np
 
 from .comparison import Comparison, WholeTable, compared
+from .crf import lacking_crf
 from .files import Fault, InputError
 from .measuring import measure_predictions
 from .prediction import predict_labels
@@ -59,7 +60,10 @@ def drawn_masks(
 
 # %% ../nbs/59_whole_systems.ipynb #f9cb73ec
 def require_val(this: Run) -> None:
-    "Raise `InputError` unless each photo of val has a mask."
+    "Raise `InputError` unless each photo of val has a mask, and the CRF is there."
+    absent = lacking_crf('table c', 'measure runs one by one, without it')
+    if absent:
+        raise InputError(*absent)
     split = this.val_split
     if split is None or not this.splits[split].has_truth:
         raise InputError(Fault(Path(this.config.data), 'there is no list val with a mask for each',

@@ -155,6 +155,13 @@ def test_letters_that_had_to_be_guessed_are_noted(own):
                         "'p2.png,b\u00e4r'; if this is wrong, save it as UTF-8")
 
 
+def test_a_guessed_letter_that_is_only_a_blank_at_the_end_of_a_line_is_no_note(own):
+    text = (own/'tags.csv').read_text().splitlines()
+    text[-1] += '\xa0'
+    (own/'tags.csv').write_bytes('\n'.join(text).encode('cp1252'))
+    assert not [note for note in summarise(own).notes if 'UTF-8' in note]
+
+
 def test_one_photo_in_two_folders_of_classes(tmp_path):
     for tag in ('cat', 'dog'):
         (tmp_path/'images'/tag).mkdir(parents=True)

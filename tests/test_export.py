@@ -169,3 +169,11 @@ def test_a_region_with_two_holes_is_one_ring():
     assert len(rings) == 3
     ring = cut_open(rings)
     assert len(ring) == sum(map(len, rings)) + 4     # two points are passed twice for each hole
+
+
+def test_polygons_find_their_photos_through_a_link(run, tmp_path):
+    (tmp_path/'disk'/'deep').mkdir(parents=True)
+    (tmp_path/'link').symlink_to(tmp_path/'disk'/'deep')
+    export(run, 'labelme', tmp_path/'link'/'out')
+    for path in (tmp_path/'link'/'out').glob('*.json'):
+        assert (path.parent/read_json(path)['imagePath']).exists()

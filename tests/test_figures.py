@@ -11,6 +11,7 @@ from wsss_nb import figures, sheets
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.classifier import WordClassifier
+from wsss_nb.codebook import word_use
 from wsss_nb.visual_words import VisualWords
 from wsss_nb.figures import (draw_background, draw_curves, draw_faults, draw_masks,
                              draw_overview, draw_segmentations, draw_variants, read_log,
@@ -27,8 +28,8 @@ from wsss_nb.shapes import make_shapes
 from wsss_nb.sheets import draw_contact
 from wsss_nb.tables import table
 from wsss_nb.training import TrainingSettings, save_model
-from wsss_nb.word_figures import (WordSearch, draw_pooling, draw_words, find_words, has_words,
-                                  pooling_network, word_parts)
+from wsss_nb.word_figures import (FoundWords, WordSearch, draw_pooling, draw_words, find_words,
+                                  has_words, pooling_network, telling_words, word_parts)
 
 RANDOM = BackboneSettings('resnet18', 'none', 16, True, 4, 'frozen')
 SHORT = TrainingSettings(epochs=1, batch_size=4)
@@ -257,3 +258,14 @@ def test_a_sheet_of_some_photos_gives_way_to_one_of_all(whole, tmp_path):
     before = Image.open(figures/'contact.png').size
     evaluate(run)
     assert Image.open(figures/'contact.png').size != before
+
+
+@pytest.mark.parametrize('photos', [4, 49, 98, 103, 253])
+def test_a_word_of_as_many_photos_as_it_takes_is_told(photos):
+    counts = torch.zeros(photos, 2, dtype=torch.long)
+    counts[:4, 0] = 1
+    counts[3:, 1] = 1
+    tags = torch.zeros(photos, 1)
+    tags[:4] = 1
+    found = FoundWords(word_use(counts), [[], []], counts, tags)
+    assert telling_words(found, ['dog'], least=4)[0][0] == 0

@@ -18,11 +18,15 @@ from wsss_nb import run as runs
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.cam import MultiScale
 from wsss_nb.cli import main
+from wsss_nb.commands import DataOptions, do_stage
+from wsss_nb.corrections import CORRECTED
 from wsss_nb.coco import write_coco
 from wsss_nb.datasets import open_photos
+from wsss_nb.export import export
 from wsss_nb.files import InputError, read_json
 from wsss_nb.fingerprints import Changes, Uses, fingerprints_of, mark, read_fingerprints
 from wsss_nb.fingerprints import KINDS as MEASURED_AFTER, remade as made_again
+from wsss_nb.import_masks import import_masks
 from wsss_nb.methods import STAGES, System
 from wsss_nb.new_photos import find_photos
 from wsss_nb.photos import read_mask, write_mask
@@ -442,41 +446,19 @@ def test_the_case_C01(tmp_path):
     refused(config, 'train: 8 with other tags')
 
 
-def test_a_run_from_before_there_were_fingerprints_is_taken_as_it_is(home):
+def test_a_run_whose_fingerprints_are_gone_is_taken_as_it_is(home):
     root = home/'run'
     (root/'fingerprints.json').unlink()
     written = read_json(root/'config.json')
     del written['made_by']
     (root/'config.json').write_text(json.dumps(written))
-    metrics = read_json(root/'metrics.json')
-    score = metrics['cam']['train']['background']
-    for kind in ('stages', 'made_with'):
-        del metrics[kind]
-    (root/'metrics.json').write_text(json.dumps(metrics))
     before = times(root)
     config = configured(home/'data', root)
     pipeline.run(config)
     assert remade(before, root) == set()
-    found = Run(config).metrics
-    assert found['made_with'] == {'refiner': {'background': score},
-                                  'pseudo': {'background': score}}
     assert set(read_fingerprints(root/'fingerprints.json')) == {'train', 'val'}
     replaced(photo_path(home/'data', open_photos(home/'data', 'train').ids[0]))
     refused(config, 'another photo')
-
-
-def test_a_run_from_before_there_were_masks_and_fingerprints(home):
-    masks = home/'data'/'SegmentationClass'
-    masks.rename(home/'aside')
-    config = configured(home/'data', home/'late')
-    pipeline.run(config)
-    metrics = read_json(home/'late'/'metrics.json')
-    for kind in ('stages', 'made_with'):
-        del metrics[kind]
-    (home/'late'/'metrics.json').write_text(json.dumps(metrics))
-    (home/'late'/'fingerprints.json').unlink()
-    (home/'aside').rename(masks)
-    assert pipeline.run(config)['pseudo']['train']['background'] == .5
 
 
 def test_files_that_did_not_change_are_not_read_again(home, monkeypatch):
@@ -576,6 +558,80 @@ def test_what_computed_a_run_is_written_down(first):
     for stage in ('classify', 'cams', 'refine', 'segment', 'predict', 'evaluate'):
         entry = metrics['stages'][stage]
         assert entry['start'] <= entry['end'] and entry['versions'] == written['versions']
+
+
+def test_the_same_command_goes_on_where_the_machine_would_choose_another_precision(home):
+    config = configured(home/'data', home/'run')
+    path = home/'run'/'config.json'
+    begun = read_json(path)['precision']
+    chosen = 'no' if begun == 'bf16' else 'bf16'
+    path.write_text(path.read_text().replace(f'"precision": "{begun}"', f'"precision": "{chosen}"'))
+    assert start_run(config).precision == chosen
+    with pytest.raises(InputError, match=f"precision: '{chosen}' there, '{begun}' asked for"):
+        start_run(replace(config, precision=begun))
+
+
+def test_masks_that_went_out_before_a_change_are_known_again(home):
+    export(open_run(home/'run', workers=0), 'png', home/'out')
+    name = open_photos(home/'data', 'train').ids[0]
+    blank(home/'out'/'masks'/f'{name}.png', 3)
+    swapped_tags(home/'data')
+    pipeline.run(configured(home/'data', home/'run'), accept_changes=True)
+    assert import_masks(open_run(home/'run', workers=0), home/'out').new == [name]
+
+
+def cut(*_):
+    raise KeyboardInterrupt
+
+
+def test_the_same_command_goes_on_when_accepting_was_cut_off(home, monkeypatch):
+    path = mask_path(home/'data', open_photos(home/'data', 'train').ids[0])
+    labels = read_mask(path).copy()
+    labels[0, 0] = 255
+    write_mask(path, labels)
+    before = times(home/'run')
+    accepted = DataOptions(accept_changes=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, 'measure_cams', cut)
+        with pytest.raises(KeyboardInterrupt):
+            do_stage('classify', home/'run', accepted, workers=0)
+    do_stage('classify', home/'run', accepted, workers=0)
+    assert remade(before, home/'run') == set()
+
+
+def test_settings_that_follow_the_photos_follow_those_of_today(tmp_path, monkeypatch):
+    make_shapes(tmp_path/'data', train=12, val=3, size=48)
+    listed = tmp_path/'data'/'ImageSets'/'Segmentation'/'train.txt'
+    names = listed.read_text().split()
+    listed.write_text('\n'.join(names[:9]))
+    usual = replace(TINY, classifier=replace(TINY.classifier, training=TrainingSettings()))
+    config = configured(tmp_path/'data', tmp_path/'run', usual)
+    start_run(config)
+    (tmp_path/'run'/'classifier'/'log.csv').touch()
+    listed.write_text('\n'.join(names))
+    monkeypatch.setattr(pipeline, 'do_stage', lambda this, name: None)
+    do_stage('classify', tmp_path/'run', DataOptions(accept_changes=True), workers=0)
+    (tmp_path/'run'/'classifier'/'log.csv').touch()
+    new = Run(replace(config, out=tmp_path/'new')).system
+    assert start_run(config).system == new == open_run(tmp_path/'run').system
+
+
+def test_what_was_measured_with_other_settings_goes(home):
+    for folder in [path for path in (home/'run').iterdir() if path.is_dir()]:
+        shutil.rmtree(folder)
+    start_run(replace(configured(home/'data', home/'run'), seed=5))
+    assert Run(configured(home/'data', home/'run')).metrics == {}
+
+
+def test_a_branch_that_is_there_gets_no_masks_that_have_not_taught_it(home):
+    pipeline.branch(open_run(home/'run', workers=0), home/'new', NoRefiner(), workers=0,
+                    background=.4)
+    run = open_run(home/'run', workers=0)
+    name = run.photos.ids[0]
+    (home/'run'/CORRECTED).mkdir()
+    write_mask(home/'run'/CORRECTED/f'{name}.png', run.photos.truth(0))
+    pipeline.branch(run, home/'new', NoRefiner(), workers=0, background=.4)
+    assert not (home/'new'/CORRECTED/f'{name}.png').exists()
 
 
 DAMAGED = {

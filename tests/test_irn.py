@@ -122,6 +122,11 @@ def test_instances_are_those_of_the_pseudo_masks(method, work, tmp_path):
     time = path.stat().st_mtime_ns
     method.finish(work, tmp_path)
     assert path.stat().st_mtime_ns == time
+    for i, name in enumerate(work.photos.ids):   # masks are made again, as other ones
+        write_mask(tmp_path/f'{name}.png', np.zeros_like(work.photos.truth(i)))
+    method.prepare(work)
+    method.finish(work, tmp_path)
+    assert json.loads(path.read_text())['annotations'] == []
 
 
 class OnMPS:

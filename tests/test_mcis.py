@@ -20,7 +20,7 @@ from wsss_nb.classifier import WordClassifier
 from wsss_nb.files import InputError
 from wsss_nb.loaders import Place
 from wsss_nb.mcis import (CoattentionClassifier, PairedCrops, are_alone, coattention_loss,
-                          first_stages, matched, tags_of)
+                          drawn_partner, first_stages, matched, tags_of)
 from wsss_nb.mcis_system import MCIS_VOC, CoAttention, PartnerMaps, PartnerReader, Squash
 from wsss_nb.settings import all_faults
 from wsss_nb.shapes import make_shapes
@@ -53,6 +53,32 @@ def test_a_shorter_backbone_has_the_stages_that_are_asked_for():
     assert first_stages(backbone, None) is backbone
     with pytest.raises(InputError, match='this backbone has 5 stages, not 6'):
         first_stages(backbone, 6)
+
+
+def test_fixed_norms_stay_fixed_in_a_shorter_backbone():
+    backbone = create_backbone('resnet18', frozen_stages=1, batch_norm='fixed')
+    short = first_stages(backbone, 5)
+    norms = [layer for layer in short.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert norms and not any(norm.weight.requires_grad for norm in norms)
+    assert any(weight.requires_grad for weight in short.parameters())
+
+
+class EarlyRandom(random.Random):
+    "As of Python 3.11.0, where an empty sequence is looked for by its truth."
+
+    def choice(self, seq):
+        if not seq:
+            raise IndexError('Cannot choose from an empty sequence')
+        return seq[self._randbelow(len(seq))]
+
+
+def test_partners_are_drawn_by_every_python():
+    tags = np.array([[1, 0], [1, 1], [0, 1], [1, 0], [0, 0]])
+    for seed in range(8):
+        assert matched(tags, True, EarlyRandom(seed)) == matched(tags, True, random.Random(seed))
+        for i in range(5):
+            drawn = drawn_partner(tags, i, EarlyRandom(seed))
+            assert drawn == drawn_partner(tags, i, random.Random(seed))
 
 
 def test_the_published_network_has_the_published_size():

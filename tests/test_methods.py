@@ -249,3 +249,15 @@ def test_the_plugin_is_short_and_is_the_one_that_the_guide_prints():
     assert len(source.splitlines()) <= 60
     guide = PLUGIN.parents[1]/'docs'/'add_a_system.md'
     assert f'```python\n{source}```' in guide.read_text()
+
+
+def test_psa_learns_as_published():
+    psa = SYSTEMS['psa-voc']
+    others = SYSTEMS['ssdd-voc'].classifier, SYSTEMS['sc-cam-voc'].refiner
+    for method in (psa.classifier, psa.refiner, *others):
+        rates = method.training.optimiser
+        assert (rates.learning_rate, rates.new_layers) == (.1, 10.)
+    assert psa.classifier.long_side == (256, 512)
+    assert SYSTEMS['seam-voc'].refiner.training.optimiser.learning_rate == .01
+    for name in ('psa-voc', 'ssdd-voc', 'sc-cam-voc', 'seam-voc'):
+        assert SYSTEMS[name].following(512).refiner.factor == (1., 1.)

@@ -24,8 +24,10 @@ from wsss_nb.one_stage_system import (ONE_STAGE, ONE_STAGE_DEEPLAB, ONE_STAGE_VO
                                       as_masks, mean_masks, to_cam)
 from wsss_nb.methods import stages_of
 from wsss_nb.prediction import PredictionSettings, predict_labels, window_logits
+from wsss_nb.run import Config
 from wsss_nb.settings import all_faults
 from wsss_nb.shapes import make_shapes
+from wsss_nb.terms import time_training
 from wsss_nb.training import At, Machine, Optimiser, TrainingSettings
 from wsss_nb.visual_words import VisualWords
 from wsss_nb.voc import VOCFolder
@@ -303,3 +305,16 @@ def test_the_segmenter_takes_over_the_trained_network(photos, network, tmp_path)
     predictor.load_state_dict(network.state_dict())
     with torch.inference_mode():
         assert torch.equal(taken(images).cpu(), predictor(images))
+
+
+def test_a_budget_is_timed_with_the_pixels(photos, tmp_path, monkeypatch):
+    counted = []
+    loss = OneStage.loss
+
+    def noted(self, network, batch, at):
+        counted.append(at.epoch >= self.pixels_from)
+        return loss(self, network, batch, at)
+    monkeypatch.setattr(OneStage, 'loss', noted)
+    system = replace(ONE_STAGE, classifier=SMALL)
+    time_training(Config(photos.root, tmp_path/'run', system, workers=0))
+    assert counted and all(counted)

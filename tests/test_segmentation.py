@@ -6,6 +6,8 @@ from wsss_nb.files import InputError
 from wsss_nb.segmentation import DeepLab, LargeFOV
 from wsss_nb.settings import check_settings
 from wsss_nb.training import TrainingSettings
+from wsss_nb.visual_words import VisualWords
+from wsss_nb.work import Lead
 
 WRONG = {
     'no scale': (DeepLab(scales=()), r'scales must be .*, not \(\)'),
@@ -33,3 +35,12 @@ def test_all_that_is_wrong_is_told_at_once():
     with pytest.raises(InputError) as told:
         check_settings(wrong)
     assert len(told.value.args) == 3
+
+
+def test_a_network_that_is_cut_otherwise_is_no_beginning():
+    first = BackboneSettings('timm/vovnet39a', 'none', 32, False, 0, 'frozen')
+    classifier = VisualWords(first).following(Lead(96, 64, first))
+    lead = Lead(96, 64, first, classifier)
+    assert DeepLab().following(lead).begin == 'weights'
+    with pytest.raises(InputError, match='leave out --segmenter.begin'):
+        DeepLab(begin='classifier').following(lead)

@@ -3,6 +3,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,3 +288,36 @@ def test_the_systems_decide_everything():
         assert all_faults(decided) == []
         assert decided.following(64) == decided
         assert decided.refiner.detection.training.crop is not None
+
+
+SCRIPT = '''
+import sys
+from pathlib import Path
+from untrained import untrained_run
+from wsss_nb.backbones import BackboneSettings
+from wsss_nb.pipeline import do_stage, measure_new_masks
+from wsss_nb.static_ssdd import Detection, StaticSSDD
+from wsss_nb.training import TrainingSettings, process
+
+small = BackboneSettings('resnet18', 'none', 16, False, 0, 'frozen')
+short = TrainingSettings(epochs=1, batch_size=4, crop=96)
+detection = Detection(small, short, middle=8, width=8)
+method = StaticSSDD(small, short, knowledge='cam', detection=detection)
+this = untrained_run(Path(sys.argv[1]), Path(sys.argv[2]), refiner=method)
+process().wait_for_everyone()
+do_stage(this, 'cams')
+do_stage(this, 'refine')
+print(measure_new_masks(this, this.splits['val'])['pseudo']['images'], 'measured', flush=True)
+'''
+
+
+def test_two_processes_refine_other_photos(shapes, tmp_path):
+    script = tmp_path/'script.py'
+    script.write_text(SCRIPT)
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node']
+    environment = os.environ | {'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1',
+                                'PYTHONPATH': str(Path(__file__).parent)}
+    done = subprocess.run([*launch, '2', str(script), str(tmp_path/'run'), str(shapes)],
+                          capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count('measured') == 2

@@ -210,9 +210,9 @@ from dataclasses import replace
 from pathlib import Path
 from wsss_nb.backbones import BackboneSettings
 from wsss_nb.irn import IRN
-from wsss_nb.pipeline import branch, run
+from wsss_nb.pipeline import branch, do_stage, run
 from wsss_nb.prediction import PredictionSettings
-from wsss_nb.run import Config, Run
+from wsss_nb.run import Config, Run, start_run
 from wsss_nb.systems import WORDS
 from wsss_nb.training import process
 
@@ -232,6 +232,8 @@ system = replace(
 config = Config(Path(data), Path(out), system, precision='no', workers=0)
 if stage == 'run':
     run(config)
+elif stage == 'predict':
+    do_stage(start_run(config), 'predict')
 else:
     refiner = short(IRN())
     branch(Run(config), f'{out}-irn', refiner, until='refine', workers=0)
@@ -295,3 +297,64 @@ def test_the_whole_pipeline_on_two_processes(tmp_path):
     for folder in ('cams', 'pseudo', 'predictions'):
         assert names(two/folder) == names(one/folder)
     assert not [path for path in tmp_path.rglob('*') if 'unfinished' in path.name]
+    # what only one of them has lost
+    lost = [two/'predictions'/'train_00001.png', two/'masks'/'train_00001.png']
+    walked = [tmp_path/'with2-irn'/'refiner'/'cams'/'train_00001.npz',
+              tmp_path/'with2-irn'/'pseudo'/'train_00001.png']
+    for path in lost + walked:
+        path.unlink()
+    start('predict', 2)
+    start('branch', 2)
+    assert all(path.exists() for path in lost + walked)
+
+
+DROPOUT = '''
+import sys
+import torch
+from wsss_nb.loaders import Batch
+from wsss_nb.training import Machine, TrainingSettings, process, train
+
+class Ones(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, place):
+        return Batch(torch.ones(64), {})
+
+class Dropping(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 1)
+        self.seen = []
+
+    def forward(self, images):
+        left = torch.nn.functional.dropout(images)
+        self.seen.append(left)
+        return self.layer(left)
+
+def loss(model, batch, at):
+    return {'total': (model(batch.images) ** 2).mean()}
+
+torch.manual_seed(0)
+model = Dropping()
+seen = model.seen
+settings = TrainingSettings(epochs=1, batch_size=4)
+train(model, Ones(), loss, sys.argv[1], settings, Machine('no', workers=0))
+torch.save(seen[0], f'{sys.argv[1]}/{process().process_index} of {process().num_processes}')
+'''
+
+
+def test_two_processes_drop_channels_of_their_own(tmp_path):
+    script = tmp_path/'dropout.py'
+    script.write_text(DROPOUT)
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node']
+    seen = {}
+    for processes in (1, 2):
+        folder = tmp_path/f'with{processes}'
+        done = subprocess.run([*launch, str(processes), str(script), str(folder)], env=ON_CPU,
+                              capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        for path in folder.glob('? of ?'):
+            seen[path.name] = torch.load(path)
+    assert not torch.equal(seen['0 of 2'], seen['1 of 2'])
+    assert torch.equal(seen['0 of 2'], seen['0 of 1'][:2])

@@ -27,7 +27,7 @@ from .photos import IGNORE
 from .random_walk import (feature_affinity, feature_transition, pair_kinds, pair_mean,
                                  walk)
 from .refiners import TOLERANCE, Seen, Walking
-from .settings import not_positive
+from .settings import later, not_positive, wrong_range
 from .training import OPTIMISERS, At, TrainingSettings, whole_targets
 from .work import Work, one_thread
 
@@ -206,6 +206,8 @@ class Affinity(Walking):
     alphas: tuple[float, ...] = (16., 8., 4., 2., 1.)
     # of the walk; published: 256
     steps: int = 256
+    # photos are resized by a factor from this range before a crop is cut; published: 1 1
+    factor: tuple[float, float] = later((.5, 1.5))
 
     def sure_labels(self, work: Work, i: int, image: Image.Image,
                     scores: tuple[float, float]) -> np.ndarray:
@@ -259,6 +261,7 @@ def spread(
 def faults(self: Affinity) -> list[str]:
     "What can't work, in sentences that begin with the setting's name."
     found = Walking.faults(self) + not_positive(self, 'steps')
+    found += wrong_range(self, 'factor')
     if self.scores is not None and self.scores[0] == self.scores[1]:
         found.append(f'scores must be two different numbers, not {self.scores}')
     if not self.alphas or not all(math.isfinite(alpha) and alpha > 0 for alpha in self.alphas):
@@ -274,5 +277,5 @@ def absent(self: Affinity) -> list[str]:
 VOC_AFFINITY = Affinity(
     BackboneSettings('wideresnet38', output_stride=8, dilate=True, frozen_stages=1,
                      batch_norm='fixed'),
-    TrainingSettings(8, 8, crop=448, optimiser=OPTIMISERS['seam']),
-    scores=(.2755, .077), betas=(8.,), crf=False, alphas=(16.,))
+    TrainingSettings(8, 8, crop=448, optimiser=OPTIMISERS['psa']),
+    scores=(.2755, .077), betas=(8.,), crf=False, alphas=(16.,), factor=(1., 1.))

@@ -19,7 +19,6 @@ from .measuring import likely_in
 from .photos import Photos, at_most, read_mask, write_mask
 from .prediction import Finish, Seen, strongest_labels, strongest_rows
 from .run import Run
-from .training import process
 
 # %% ../nbs/45_best_masks.ipynb #f92995e7
 def allowed_labels(
@@ -108,8 +107,7 @@ def finish_of(
     pseudo = None
     true = set()
     if split == this.train_split and 'refine' in this.stages:
-        with process().main_process_first():
-            pseudo = teaching_masks(this.root, photos.ids)
+        pseudo = teaching_masks(this.root, photos.ids)   # not every process may be here: no waiting
         true |= corrected_masks(this.root, photos.ids).keys()
         if this.system.refiner.use_truth:
             true |= {photos.ids[i] for i in todo if photos.truth(i) is not None}

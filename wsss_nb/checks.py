@@ -209,7 +209,8 @@ def examine_files(
             mask = layout.masks.get(id)
             if mask is not None:
                 labels = read_mask(mask, len(classes) or None, size, photo)
-                turned += [id] if is_turned(photo, mask) else []
+                if is_turned(photo, mask):
+                    turned.append(id)
                 if classes and annotation is not None:
                     agreement.add(id, annotation.tags, labels)
     if turned:
@@ -306,7 +307,8 @@ def strangers(
     "What else lies in a folder."
     known = set(known)
     found: dict[str, list[str]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in inside:
         if path not in known and path.name.lower() not in LITTER and path.name[0] != '.':
             ending = 'folders' if path.is_dir() else path.suffix.lower() or 'without ending'
             found.setdefault(ending, []).append(path.name)
@@ -368,9 +370,10 @@ def file_notes(
         if path is not None and path.is_file():
             content = path.read_bytes()
             if encoding_of(content) == 'cp1252':
-                line = [line for line in read_list(path) if not line.isascii()][0]
-                yield (f'{path.name} is not in UTF-8, and taken for Windows-1252 (Latin-1): '
-                       f'{line!r}; if this is wrong, save it as UTF-8')
+                strange = [line for line in read_list(path) if not line.isascii()]
+                if strange:   # none, where all that is odd is a blank at the end of a line
+                    yield (f'{path.name} is not in UTF-8, and taken for Windows-1252 (Latin-1): '
+                           f'{strange[0]!r}; if this is wrong, save it as UTF-8')
     if list_path is not None:
         lines = read_list(list_path)
         classes = find_classes(layout, [])

@@ -154,7 +154,8 @@ def read_photos(
     images: Path,          # folder of the photos
     faults: list[Fault],   # gets what is wrong
 ) -> dict[int | str, CocoPhoto]:
-    "The photos of a file by their ids in it, without those that are wrong."
+    """The photos of a file by their ids in it, without entries that are wrong. One whose file is
+    missing, or whose name is taken, is a fault and stays: else its annotations were faults, too."""
     files = Files(images)
     photos: dict[int | str, CocoPhoto] = {}
     names = set()

@@ -13,7 +13,7 @@ __all__ = ['Positional', 'Folder', 'SystemName', 'Photos', 'Masks', 'Row', 'RunO
 import dataclasses
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Callable, Literal, Union
+from typing import Annotated, Any, Callable, Literal, Sequence, Union
 
 import tyro
 
@@ -27,7 +27,7 @@ from .lock import alone_in
 from .methods import STAGES, System, system_options
 from .prediction import PredictionSettings
 from .report import percent
-from .run import Config, Run, RunSettings
+from .run import Config, Run, RunSettings, read_config
 from .settings import WORKERS, check_settings
 from .shapes import make_shapes
 from .terms import Terms
@@ -64,7 +64,7 @@ def print_metrics(run: Run) -> None:
 
 def run_with(
     name: str,       # of a known system
-    words: list[str] = (),   # of the command line
+    words: Sequence[str] = (),   # of the command line
 ) -> Callable:       # the command `run`
     "The command `run`, with the settings of a system as its defaults."
     Parts = system_options(known_systems()[name], known_methods())
@@ -104,7 +104,7 @@ def do_stage(
 ) -> None:
     "Do one stage of a run that is there, with its own configuration."
     moved = {key: getattr(photos, key) for key in ('data', 'images') if getattr(photos, key)}
-    config = replace(open_run(root).config, workers=workers, **moved)
+    config = replace(read_config(root, known_methods(), workers, photos.accept_changes), **moved)
     with alone_in(root):
         pipeline.do_stage(pipeline.start_run(config, photos.accept_changes), name)
     print(f'{root}: {name} is done')

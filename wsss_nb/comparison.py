@@ -469,6 +469,7 @@ def rows_and_picture(
     process().wait_for_everyone()
     return text
 
+# %% ../nbs/58_comparison.ipynb #f5a1c17f
 def compared(
     comparison: Comparison,
     kind: WholeTable,
@@ -478,6 +479,7 @@ def compared(
     with alone_in(comparison.out):   # another process would write over its rows
         return rows_and_picture(comparison, kind, seeds)
 
+# %% ../nbs/58_comparison.ipynb #2513f62c
 def table_a(
     comparison: Comparison,
     seeds: Sequence[int] = (0, 1, 2),   # each system is trained with each

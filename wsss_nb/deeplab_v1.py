@@ -15,7 +15,7 @@ from torch import nn
 
 from .backbones import BackboneSettings, SharedBatchNorm, fix_norms
 from .prediction import PredictionSettings
-from .segmentation import VOC_STEPS, LearnsMasks
+from .segmentation import VOC_EPOCHS, LearnsMasks
 from .settings import not_positive
 from .training import Optimiser, TrainingSettings
 
@@ -101,7 +101,7 @@ class DeepLabV1(LearnsMasks):
 # %% ../nbs/33_deeplab_v1.ipynb #c1d97079
 VOC_DEEPLAB_V1 = DeepLabV1(
     BackboneSettings('wideresnet38', 'imagenet', 8, True, 0, 'learned'),
-    TrainingSettings(VOC_STEPS, 10, crop=448,
+    TrainingSettings(VOC_EPOCHS, 10, crop=448,
                      optimiser=Optimiser(1e-3, .9, weight_decay=5e-4, new_biases=20.)),
     loss_stride=1, factor=(.5, 1.5), begin='weights', memory=3e-4, fixed_norms=True)
 

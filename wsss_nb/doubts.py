@@ -75,19 +75,19 @@ def doubt_pseudo_masks(
 ) -> list[str]:           # sentences
     "What is odd about pseudo masks. Raises `Useless` if all of their pixels are 255."
     seen = look_at_masks(folder, ids)
-    remedy = ('at another score: `wsss_nb branch RUN NEW --background SCORE refiner:crf` goes on '
-              'from the same maps')
+    remedy = ('`wsss_nb branch RUN NEW --background SCORE refiner:crf` (without a CRF: '
+              'refiner:pamr) goes on from the same maps')
     if seen.masks and not seen.labels:
         problem = 'no pseudo mask has a pixel that is known, so there is nothing to learn from'
-        raise Useless(Fault(folder, problem, f'Try another background, {remedy}'))
+        raise Useless(Fault(folder, problem, f'Try another background: {remedy}'))
     found = []
     if seen.no_class > MANY * seen.masks:
         found.append(f'of {seen.masks} pseudo masks that were looked at, {seen.no_class} have no '
                      f'pixel of any class: a segmenter learns from them that all is background. '
-                     f'Try a lower background, {remedy}.')
+                     f'Try a lower background: {remedy}.')
     if seen.no_background > MANY * seen.masks:
         found.append(f'of {seen.masks} pseudo masks that were looked at, {seen.no_background} have '
-                     f'no pixel of background. Try more background, {remedy}.')
+                     f'no pixel of background. Try more background: {remedy}.')
     return found
 
 # %% ../nbs/36_doubts.ipynb #135f8d4e

@@ -240,8 +240,8 @@ def forward(
     maps = {'knowledge': tagged_prediction(main.logits, tags),
             'advice': crf_advice(colours, main.logits, tags, self.crf),
             'prediction': tagged_prediction(sub.logits, tags)}
-    outside = seed == IGNORE   # of the photo: no label there is a difference
-    maps = {name: labels.masked_fill(outside, IGNORE) for name, labels in maps.items()}
+    unknown = seed == IGNORE   # outside of the photo, or left open by the refiner
+    maps = {name: labels.masked_fill(unknown, IGNORE) for name, labels in maps.items()}
     step = integrate((self.first, self.second), (main.middle, sub.middle), stages[self.shallow],
                      maps | {'seed': seed}, tags, self.rules)
     return main.logits, sub.logits, step
@@ -386,7 +386,8 @@ WIDE = BackboneSettings('wideresnet38', 'imagenet', 8, True, 0, 'fixed')
 
 VOC_STATIC = StaticSSDD(
     VOC_AFFINITY.backbone, VOC_AFFINITY.training, scores=VOC_AFFINITY.scores,
-    betas=VOC_AFFINITY.betas, alphas=VOC_AFFINITY.alphas, reach=80., colours=13.,
+    betas=VOC_AFFINITY.betas, alphas=VOC_AFFINITY.alphas, factor=VOC_AFFINITY.factor,
+    reach=80., colours=13.,
     detection=Detection(WIDE, TrainingSettings(11, 2, crop=448, optimiser=SSDD_OPTIMISER),
                         middle=512, width=256))
 
@@ -398,6 +399,6 @@ SSDD_VOC = System(
     'Shimoda and Yanai, SSDD, ICCV 2019',
     VisualWords(replace(WIDE, frozen_stages=1),
                 TrainingSettings(15, 16, crop=448, optimiser=VOC_AFFINITY.training.optimiser),
-                pooling='gap', words=None, dropout=.5, long_side=(448, 768)),
+                pooling='gap', words=None, dropout=.5, long_side=(256, 512)),
     MultiScale(VOC_SCALES, merge='sum'), VOC_STATIC, VOC_DYNAMIC,
     PredictionSettings(scales=(.5, .75, 1., 1.25, 1.5), mirror=True, crf=True))

@@ -326,7 +326,9 @@ class Order(NamedTuple):
     def key(self, miou: Mapping[str, float], name: str) -> tuple:
         "What to sort by: those without a mIoU last, then the mIoU, then the name."
         value = miou.get(name, math.nan)
-        return math.isnan(value), -value if self.best_first else value, name
+        if math.isnan(value):
+            return True, 0., name
+        return False, -value if self.best_first else value, name
 
 # %% ../nbs/53_explorer.ipynb #0d8c1ba3
 @patch

@@ -135,7 +135,7 @@ class Handed(NamedTuple):
     split: str            # the list that it is in
     mask: Path            # label map, PNG
     place: int            # of the photo in the list
-    is_pseudo: bool       # else it is a prediction
+    is_pseudo: bool       # else it is a best mask, a prediction, or corrected
 
 # %% ../nbs/61_export.ipynb #3dbe3429
 def masks_of(
@@ -232,7 +232,9 @@ def write_polygons(
         labels = read_mask(mask.mask, len(order.run.classes))
         left_out += large_regions(labels, order.smallest)[1]
         path = order.run.splits[mask.split].path(mask.place)
-        photo = Path(os.path.relpath(path, order.out)).as_posix()
+        # a link among the folders would lead '..' astray; the photo itself may be one
+        seen = path.parent.resolve()/path.name
+        photo = Path(os.path.relpath(seen, order.out.resolve())).as_posix()
         content = labelme(photo, labels, order.run.classes, smallest=order.smallest)
         write_json(order.folder/f'{mask.name}.json', content)
         if not content['shapes']:

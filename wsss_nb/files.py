@@ -328,18 +328,18 @@ SPLIT_FOLDERS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': '
 def split_folders(
     root: Path,  # a folder of folders, or with a folder images/ of folders
 ) -> dict[str, Path]:  # split -> folder of its photos; where there are no splits: one, 'train'
-    "The folders of a data set's photos; train/ counts before training/, as the order is reversed."
+    "The folders of a data set's photos; of train/ and training/, train/ counts."
     named = {}
     for folder in (root/'images', root):
         inside = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
         inside = [path for path in inside if path.name[0] != '.']
         if folder == root or all(path.name.casefold() in SPLIT_FOLDERS for path in inside):
-            folders = [path for path in inside if path.is_dir()]
-            named |= {SPLIT_FOLDERS.get(path.name.casefold()): path for path in folders}
+            # from z to a, so that train/ replaces training/
+            named |= {SPLIT_FOLDERS[path.name.casefold()]: path for path in inside
+                      if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()}
     found = {split: named[split] for split in ('train', 'val', 'test') if split in named}
-    found = found or {'train': root}
     return {split: path/'images' if (path/'images').is_dir() else path
-            for split, path in found.items()}
+            for split, path in (found or {'train': root}).items()}
 
 # %% ../nbs/00_files.ipynb #08583ab9
 def no_data_set(

@@ -223,6 +223,7 @@ def mean_losses(
             found[f'{name} loss'] = f'{mean:.5g}'
     return found
 
+# %% ../nbs/68_gains.ipynb #5ded6092
 def diary_of(
     folder: Path,               # of a classifier, trained or in training
 ) -> list[dict[str, str]]:      # 'step', what `Diary` writes, and mean losses
@@ -266,6 +267,7 @@ def diaries_of(
             found.append(named | line | {'guess': f'{guess:.4g}'})
     return found
 
+# %% ../nbs/68_gains.ipynb #e9c3b96e
 def write_gains(
     out: Path,                 # folder
     rows: Sequence[Mapping],   # of `rows_of_spot`

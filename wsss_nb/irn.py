@@ -450,6 +450,13 @@ def things(self: IRN, work: Work, i: int) -> np.ndarray:
 
 # %% ../nbs/27_irn.ipynb #09b62756
 @patch
+def prepare(self: IRN, work: Work) -> None:
+    "Pseudo masks will be made: what instances.json says of those before is no longer true."
+    if process().is_main_process:
+        (work.folder/'instances.json').unlink(missing_ok=True)
+
+# %% ../nbs/27_irn.ipynb #8a13ee34
+@patch
 def finish(
     self: IRN,
     work: Work,     # of the refiner

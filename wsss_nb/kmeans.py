@@ -95,13 +95,15 @@ def kmeans(
     count: int,               # k; where fewer points differ, there are fewer clusters
     restarts: int = 10,       # the best of so many is taken; published: 10
     seed: int = 0,            # of what is drawn
-    spherical: bool = False,  # whether only directions count; points are not 0 then
+    spherical: bool = False,  # whether only directions count; no point is 0 then
 ) -> Clusters:                # in float64 on the CPU
     "The clusters of least inertia among some restarts. Raises `ValueError` for other points."
     points = points.double().cpu()
     if count < 1 or not len(points) or not points.isfinite().all():
         raise ValueError(f'{count} clusters of {len(points)} points: there must be one of each, '
                          'and the points must be finite')
+    if spherical and not points.any(1).all():
+        raise ValueError('a point that is 0 has no direction')
     if spherical:
         points = F.normalize(points, dim=1)
     generator = torch.Generator().manual_seed(seed)

@@ -93,7 +93,8 @@ def first_stages(
         raise InputError(f'this backbone has {len(backbone.stages)} stages, not {count}')
     short = Backbone(backbone.stages[:count], backbone.stage_channels[:count],
                      backbone.stage_strides[:count], backbone.mean, backbone.std)
-    return short.freeze(min(backbone.frozen_stages, count))
+    short.frozen_stages = min(backbone.frozen_stages, count)   # what learns is settled already
+    return short
 
 # %% ../nbs/72_mcis.ipynb #eec1a9e8
 def layers_between(
@@ -238,7 +239,7 @@ def matched(
         free[a] = False
         suits = np.flatnonzero(free & ((tags @ tags[a] > 0) == shared))
         if len(suits):
-            b = int(generator.choice(suits))
+            b = generator.choice(suits.tolist())   # an array is refused by Python 3.11.0
             free[b] = False
             pairs.append((a, b))
         else:
@@ -253,10 +254,10 @@ def drawn_partner(
     generator: random.Random,   # all that is drawn is drawn from here
 ) -> int:                       # place of its partner
     "As published: one of its tags, then a photo with that, which may be itself. Itself without."
-    own = np.flatnonzero(tags[i])
-    if not len(own):
+    own = np.flatnonzero(tags[i]).tolist()   # an array is refused by Python 3.11.0
+    if not own:
         return i
-    return int(generator.choice(np.flatnonzero(tags[:, generator.choice(own)])))
+    return generator.choice(np.flatnonzero(tags[:, generator.choice(own)]).tolist())
 
 # %% ../nbs/72_mcis.ipynb #177444fb
 def tags_of(photos: Photos) -> np.ndarray:

@@ -332,7 +332,7 @@ def faults(self: CoAttention) -> list[str]:
 
 # %% ../nbs/78_mcis_system.ipynb #6fbb4262
 MCIS = System(
-    'Sun et al., MCIS, ECCV 2020, in small; no external saliency (D1: swept background)',
+    'Sun et al., MCIS, ECCV 2020, in small; without saliency from outside',
     CoAttention(), PartnerMaps(), snapping(), DeepLab())
 
 MCIS_VOC = System(

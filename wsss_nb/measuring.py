@@ -367,11 +367,11 @@ def measure_predictions(
     paths = {name: photos.path(i) for i, name in enumerate(photos.ids)}
     segmenter = quick(run.network('segmenter'), run.machine.precision)
     workers = run.machine.workers
-    kept = likely_in(run, paths, settings, workers)
+    labels = likely_in(run, paths, settings, workers)
     with tempfile.TemporaryDirectory() as folder:
         masks = Path(folder)/'predictions'
         masks.mkdir()
-        write_masks(segmenter, paths, masks, settings, workers, 'predictions', kept=kept)
+        write_masks(segmenter, paths, masks, settings, workers, 'predictions', kept=labels)
         return measure_masks(photos, masks, workers)
 
 # %% ../nbs/42_measuring.ipynb #04c54725

@@ -135,6 +135,11 @@ def following(
         sides = (decided.training.crop, round(1.15 * decided.training.crop))
     return replace(decided, long_side=sides, decoder=self.decoder.following(DECODER))
 
+@patch
+def in_full(self: OneStage) -> OneStage:
+    "See `Trained.in_full`: the pixels count from the first step on."
+    return replace(self, pixels_from=0.)
+
 # %% ../nbs/77_one_stage_system.ipynb #0453881f
 @patch
 def faults(self: OneStage) -> list[str]:
@@ -249,6 +254,18 @@ class OneStagePredictor(OneStageNetwork):
         self.threshold = threshold
         return self
 
+# %% ../nbs/77_one_stage_system.ipynb #560707d8
+def seen_at(
+    images: torch.Tensor,   # (B, 3, H, W)
+    scale: float,
+    flipped: bool,          # left to right
+) -> torch.Tensor:          # (B, 3, scale * H, scale * W)
+    "Images at a scale, or their mirror images."
+    if scale != 1:
+        size = [max(1, round(n * scale)) for n in images.shape[2:]]
+        images = F.interpolate(images, size, mode='bilinear', align_corners=False)
+    return images.flip(-1) if flipped else images
+
 # %% ../nbs/77_one_stage_system.ipynb #77eecdf4
 @patch
 def forward(self: OneStagePredictor, images: torch.Tensor) -> torch.Tensor:
@@ -266,18 +283,6 @@ def forward(self: OneStagePredictor, images: torch.Tensor) -> torch.Tensor:
     masks = torch.cat([masks[:, :1] ** self.background_power, masks[:, 1:]], 1)
     masks = F.interpolate(masks, strided_size(*size), mode='bilinear', align_corners=False)
     return masks.clamp(min=1e-12).log()
-
-# %% ../nbs/77_one_stage_system.ipynb #560707d8
-def seen_at(
-    images: torch.Tensor,   # (B, 3, H, W)
-    scale: float,
-    flipped: bool,          # left to right
-) -> torch.Tensor:          # (B, 3, scale * H, scale * W)
-    "Images at a scale, or their mirror images."
-    if scale != 1:
-        size = [max(1, round(n * scale)) for n in images.shape[2:]]
-        images = F.interpolate(images, size, mode='bilinear', align_corners=False)
-    return images.flip(-1) if flipped else images
 
 # %% ../nbs/77_one_stage_system.ipynb #6dd49fa5
 @dataclass(frozen=True)

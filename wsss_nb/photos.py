@@ -383,7 +383,7 @@ def evenly(
     count: int,    # how many photos a list has
     photos: int,   # how many are wanted
 ) -> list[int]:    # rising; all of them, if there are no more
-    "Places at even distances in a list of photos, first and last among them."
+    "Places at even distances in a list of photos; of two or more, first and last."
     if photos < 1:
         raise InputError(f'the number of photos to look at must be 1 or more, not {photos}')
     places = np.linspace(0, count - 1, min(photos, count)).astype(int)

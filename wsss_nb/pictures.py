@@ -11,7 +11,7 @@ __all__ = ['COLOURS', 'STYLE', 'DARK', 'CAPTION', 'mix', 'overlay', 'flowing', '
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Iterator, Mapping, Sequence
 
 import numpy as np
 from fastcore.basics import patch
@@ -20,6 +20,10 @@ from PIL import Image, ImageDraw, ImageFont
 from .files import whole_file
 from .photos import IGNORE, at_most, colour, palette
 from .shapes import borders
+
+if TYPE_CHECKING:   # which takes a while, and whoever draws has it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% ../nbs/22_pictures.ipynb #ac9bf0bf
 def mix(
@@ -166,7 +170,7 @@ def drawing(
 
 # %% ../nbs/22_pictures.ipynb #f28bafb7
 def show(
-    axis,
+    axis: 'Axes',   # of matplotlib, to draw on
     picture: Image.Image | np.ndarray,
     title: str = '',
 ) -> None:
@@ -177,7 +181,7 @@ def show(
 
 # %% ../nbs/22_pictures.ipynb #4b3eeedd
 def contour(
-    axis,
+    axis: 'Axes',      # of matplotlib, to draw on
     mask: np.ndarray,  # bool (H, W)
     line: str,         # its colour, by matplotlib's names
 ) -> None:
@@ -189,7 +193,7 @@ def contour(
 
 # %% ../nbs/22_pictures.ipynb #6bd4dfb2
 def legend(
-    figure,                  # of matplotlib
+    figure: 'Figure',        # of matplotlib; gets the legend
     labels: Sequence[int],   # that occur in it
     classes: Sequence[str],  # names of the labels 1..C
 ) -> None:

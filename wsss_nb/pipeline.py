@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STAGE', 'describe', 'train_network', 'classify', 'is_measured', 'write_maps', 'cams', 'PseudoMasks', 'walk',
-           'has_walked', 'choose_again', 'note_score', 'refine', 'refine_new', 'measure_new_masks', 'segment',
-           'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run', 'branch_config',
-           'branch', 'take_over', 'finished_files', 'handed_on']
+           'has_walked', 'require_score', 'choose_again', 'note_score', 'refine', 'refine_new', 'measure_new_masks',
+           'segment', 'predict', 'evaluate', 'is_again', 'perform', 'do_stage', 'is_done', 'go_on', 'run',
+           'branch_config', 'branch', 'take_over', 'finished_files', 'handed_on']
 
 # %% ../nbs/47_pipeline.ipynb #7ec1f55f
 import shutil
@@ -154,7 +154,9 @@ def walk(this: Run) -> StoredMaps:
         return this.cams
     folder = this.root/'refiner'/'cams'
     todo = missing(this.photos, folder, '.npz')
-    if todo:
+    is_done = has_walked(this)
+    process().wait_for_everyone()   # none writes before all have looked
+    if not is_done:   # all of them, as they train and choose together
         work = this.work('refiner')
         write_maps(this.system.refiner.maker(work), work, todo, folder, 'walks')
     process().wait_for_everyone()
@@ -172,11 +174,19 @@ def has_walked(this: Run) -> bool:
     return this.system.refiner.walked_background is not None and all(map(this.has, names))
 
 # %% ../nbs/47_pipeline.ipynb #6dfb1379
+def require_score(this: Run) -> None:
+    "Raise `InputError` where the score of the background is to be chosen, and can't be yet."
+    if this.system.cams.background is None and not is_measured(this, 'cam'):
+        remedy = f'Measure them with `wsss_nb cams {this.root}`'
+        raise InputError(Fault(this.root/'metrics.json', 'the CAMs are not measured yet, so '
+                               'no background score is chosen', remedy))
+
 def choose_again(this: Run) -> None:
     "If masks were corrected: take away what was made at another score than the best one of today."
     made = this.metrics.get('made_with', {}).get('refiner', {})
     if not made.get('again', False):
         return
+    require_score(this)
     before = made['background']
     if before == this.background:
         this.record(made_with={'refiner': {'background': before}})
@@ -212,10 +222,7 @@ def refine(this: Run) -> None:
     process().wait_for_everyone()   # none writes before all have looked
     reads_maps = 'cams' in refiner.reads and not is_done
     if reads_maps:
-        if this.system.cams.background is None and not is_measured(this, 'cam'):
-            remedy = f'Measure them with `wsss_nb cams {this.root}`'
-            raise InputError(Fault(this.root/'metrics.json', 'the CAMs are not measured yet, so '
-                                   'no background score is chosen', remedy))
+        require_score(this)
         require_files(this, 'cams', [this.photos.ids[i] for i in todo])
         note_score(this, 'refiner', this.background)
     maps = walk(this) if reads_maps or has_walked(this) else None
@@ -248,7 +255,7 @@ def refine_new(
     of_photos = shutil.ignore_patterns('*.png', '*.npz')
     shutil.copytree(this.root/'refiner', folder/'refiner', ignore=of_photos)
     maps = StoredMaps(folder/'cams', photos.ids)
-    work = replace(this.work('refiner', photos), folder=folder/'refiner', cams=maps)
+    work = replace(this.work('refiner', photos), folder=folder/'refiner', cams=maps, alone=True)
     places = range(len(photos))
     if refiner.walked_background is not None:
         write_maps(refiner.maker(work), work, places, folder/'walked', 'walks')
@@ -339,8 +346,9 @@ def perform(
     entry = this.metrics.get('stages', {}).get(stage, {})
     is_noted = 'end' in entry or (not entry and stage in this.metrics.get('seconds', {}))
     first = {'start': entry.get('start', now())} | environment(this.machine.precision)
-    if not is_noted:
-        this.record(stages={stage: first})
+    if not is_noted:   # till it is done, it stays marked as one that has to be done again
+        again = {name: entry[name] for name in ('taken_away',) if name in entry}
+        this.record(stages={stage: first | again})
     with noted(this, stage):
         STAGE[stage](this)
         if not is_noted:
@@ -459,6 +467,8 @@ def take_over(
     with alone_in(new.root):
         with process().main_process_first():
             for path in finished_files(source):
+                if new.metrics and path.parent.name == CORRECTED:
+                    continue   # corrected since: it hasn't taught here
                 to = new.root/path.relative_to(source.root)
                 to.parent.mkdir(exist_ok=True)
                 link(path, to)

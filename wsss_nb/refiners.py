@@ -138,9 +138,12 @@ def missing(
     photos: Photos,
     folder: Path,        # where a file of each should be
     suffix: str,         # of the files
+    alone: bool = False, # whether this process has all photos, see `Work`
 ) -> list[int]:          # places in the list
     "The photos of this process whose file is not there yet."
-    share = range(process().process_index, len(photos), process().num_processes)
+    share = range(len(photos))
+    if not alone:
+        share = share[process().process_index::process().num_processes]
     return [i for i in share if not (folder/f'{photos.ids[i]}{suffix}').exists()]
 
 # %% ../nbs/24_refiners.ipynb #e7d6e55f
@@ -171,6 +174,8 @@ class Walking(Refiner, Trained):
     betas: tuple[float, ...] = (10., 20.)
     crf: bool = True   # a dense CRF snaps the labels of walked maps to the photo; published: not
     training: Annotated[TrainingSettings, tyro.conf.arg(name='')] = TrainingSettings(epochs=4)
+    # photos are resized by a factor from this range before a crop is cut, as IRNet does
+    factor: ClassVar[tuple[float, float]] = (.5, 1.5)
     snap_reach: ClassVar[float] = 50.   # of that CRF's bilateral kernel, pixels
     reads_truth: ClassVar[bool] = True   # to choose the setting of the walk
 
@@ -325,9 +330,9 @@ def write_sure_labels(self: Walking, work: Work) -> None:
 # %% ../nbs/24_refiners.ipynb #c1de4e4c
 @patch
 def crops(self: Walking, work: Work, network: nn.Module) -> Dataset:
-    "Crops of the photos at 0.5 to 1.5 times their size, with their sure labels."
+    "Crops of the photos, resized by `factor`, with their sure labels."
     augmentation = Augmentation(self.training.crop, network.backbone.mean, network.backbone.std,
-                                factor=(.5, 1.5), longest=work.longest)
+                                factor=self.factor, longest=work.longest)
     return MaskedCrops(work.photos, work.folder/'labels', augmentation, work.seed)
 
 @patch

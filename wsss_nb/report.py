@@ -10,8 +10,6 @@ __all__ = ['MEASURED', 'NO_SETTINGS', 'PAGE', 'Figure', 'Drawn', 'last_split', '
 # %% ../nbs/57_report.ipynb #7dd57964
 import base64
 import html
-import importlib.metadata
-import platform
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
@@ -21,6 +19,7 @@ from .files import InputError, whole_file
 from .measuring import score_photos
 from .methods import STAGES
 from .photos import evenly
+from .records import versions
 from .run import Run
 from .tables import describe_method
 from .word_figures import draw_pooling, draw_words
@@ -159,7 +158,7 @@ def noticed(run: Run) -> str:
     return f'<h2>Noticed</h2><ul>{"".join(items)}</ul>' if items else ''
 
 # %% ../nbs/57_report.ipynb #4c6ae1ed
-NO_SETTINGS = ('format', 'data', 'images', 'classes', 'photos')   # in config.json
+NO_SETTINGS = ('format', 'asked', 'data', 'images', 'classes', 'photos')   # in config.json
 
 def settings_by_path(
     settings: Mapping[str, Any],   # as JSON
@@ -181,14 +180,14 @@ def described(run: Run) -> dict[str, str]:
 
 # %% ../nbs/57_report.ipynb #1ca42559
 def details(run: Run) -> str:
-    "All settings of a run, and the versions of what reports on it, in HTML."
+    "All settings of a run, what it was begun with, and what reports on it, in HTML."
     written = {name: value for name, value in run.written.items() if name not in NO_SETTINGS}
-    packages = ('wsss_nb', 'torch', 'torchvision', 'timm', 'numpy')
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    versions['python'] = platform.python_version()
-    lines = [{'package': name, 'version': value} for name, value in versions.items()]
-    return ('<h2>Settings</h2><details><summary>All settings, and what it ran on</summary>'
-            + html_table(list(settings_by_path(written))) + html_table(lines) + '</details>')
+    lines = []
+    for name, version in versions().items():
+        lines.append({'package': name, 'version that wrote this report': version})
+    return ('<h2>Settings</h2><details><summary>All settings, and what it was begun with (made_by)'
+            '</summary>' + html_table(list(settings_by_path(written))) + html_table(lines)
+            + '</details>')
 
 def times(run: Run) -> str:
     "The minutes that each stage took, in HTML; nothing where there is none."

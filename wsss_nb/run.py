@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FINGERPRINTS', 'BACKGROUND', 'HELD_OUT', 'FOLLOWS', 'RunSettings', 'Config', 'Run', 'as_written', 'other_settings',
-           'check_folder', 'uses_of', 'changed_data', 'count_made', 'changed_fault', 'accept', 'note_made', 'settle',
-           'start_run', 'read_config']
+           'check_folder', 'uses_of', 'changed_data', 'count_made', 'changed_fault', 'accept', 'settle', 'start_run',
+           'read_config']
 
 # %% ../nbs/41_run.ipynb #cbe0a5e8
 from dataclasses import KW_ONLY, dataclass, replace
@@ -302,6 +302,7 @@ def as_written(run: Run) -> dict:
         del written[name]
     counts = {split: len(photos) for split, photos in run.splits.items()}
     return {'format': FORMAT} | written | {
+        'asked': to_json(run.config.system),   # what is None there follows the photos
         'classes': list(run.classes), 'photos': counts, 'side': run.side,
         'made_by': environment(run.precision)}
 
@@ -315,7 +316,7 @@ def other_settings(
     known: Known,   # fingerprints of its photos; {} for a run from before there were such
 ) -> list[str]:
     "What two configurations differ in, apart from what fingerprints tell better."
-    left_out = ('made_by', *FOLLOWS) if known else ('made_by',)
+    left_out = ('made_by', 'asked', *FOLLOWS) if known else ('made_by', 'asked')
     if known:   # as decided for the photos that the run began with
         learned = there['photos'].get(run.train_split, run.learned)
         decided = run.config.system.following(there['side'], learned)
@@ -391,11 +392,10 @@ def changed_fault(
     made: list[str],    # what is made of it
 ) -> Fault:
     "What is said of data that have changed."
-    moved = ''
-    if run.written['data'] != there['data']:
-        moved = f' --data {run.config.data}'
+    moved = [f' --{name} {getattr(run.config, name)}' for name in ('data', 'images')
+             if run.written.get(name) != there.get(name)]
     remedy = ('Put the data back as they were; or let all that be made anew, with '
-              f'`wsss_nb {run.stages[0]} {run.root} --accept-changes{moved}`')
+              f'`wsss_nb {run.stages[0]} {run.root} --accept-changes{"".join(moved)}`')
     problem = '\n  '.join(['these are not the data that the run was made with:', *said,
                            f'made of them: {", ".join(made)}'])
     return Fault(Path(run.config.data), problem, remedy)
@@ -417,20 +417,6 @@ def accept(
         print(f'  made anew: {", ".join(made)}, and the figures')
     take_away(run.root, run.metrics, found)
 
-# %% ../nbs/41_run.ipynb #1d6fa54f
-def note_made(run: Run) -> None:
-    "Note at which scores of the background there are files, in a run that didn't do so itself."
-    made = {}
-    if any((run.root/'refiner').iterdir()):
-        made['refiner'] = {'background': run.background}
-    if any((run.root/'pseudo').iterdir()):
-        measured = run.metrics.get('pseudo', {}).get(run.train_split, {})
-        score = measured.get('background', run.walked_background)
-        made |= {'refiner': {'background': run.background}, 'pseudo': {'background': score}}
-    if made and 'made_with' not in run.metrics:
-        run.metrics['made_with'] = made
-        write_json(run.root/'metrics.json', run.metrics)
-
 # %% ../nbs/41_run.ipynb #278114af
 def settle(
     run: Run,
@@ -439,9 +425,8 @@ def settle(
     accept_changes: bool,   # whether what depends on changes is made anew
 ) -> None:
     "Make the folder of a run; note what its photos are. Raises `InputError` if they have changed."
-    now = {}
-    for split, photos in run.splits.items():
-        now[split] = fingerprints_of(photos, known.get(split, {}))
+    now = {split: fingerprints_of(photos, known.get(split, {}))
+           for split, photos in run.splits.items()}
     if known and has_results(run.root):
         found, said = changed_data(run, there, known, now)
         if said:
@@ -450,8 +435,6 @@ def settle(
             print(f"{run.root}: its photos are in {run.written['data']} now, and are the same")
     for name in (*FOLDERS, 'figures'):
         (run.root/name).mkdir(parents=True, exist_ok=True)
-    if not known:
-        note_made(run)
     if there != run.written:
         write_json(run.root/'config.json', run.written)
     if now != known:
@@ -469,10 +452,18 @@ def start_run(
         run.require_data()
         there = run.written
         known = read_fingerprints(run.root/FINGERPRINTS)
-        run.written = {}     # what is asked for is decided anew
+        if config.precision is None and has_results(run.root):   # chosen once, at the beginning
+            run.config = replace(config, precision=there.get('precision'))
+        run.written = {}     # what else is asked for is decided anew
         asked = as_written(run)
         differs = other_settings(run, there, asked, known) if there else []
         check_folder(run.root, differs, run.system)
+        if differs and run.metrics:   # measured with other settings, of what is gone
+            run.metrics = {}
+            if process().is_main_process:
+                write_json(run.root/'metrics.json', {})
+        if there and not differs:
+            asked['asked'] = there.get('asked', asked['asked'])
         if has_results(run.root):
             asked['made_by'] = there.get('made_by', {})
         run.written = asked
@@ -486,10 +477,14 @@ def read_config(
     root: str | Path,     # folder of a run
     methods: Methods,     # that are known, by role and name
     workers: int = WORKERS,   # processes that read photos
+    as_asked: bool = False,   # what followed the photos is to be decided anew
 ) -> Config:
     "The configuration that a run was made with. Raises `InputError` if the folder is no run."
     path = Path(root)/'config.json'
     written = dict(check_format(path, read_json(path)))
+    asked = written.pop('asked', None)   # there are runs from before it was noted
+    if as_asked and asked is not None:
+        written['system'] = asked
     for name in ('format', 'classes', 'photos', 'side', 'made_by'):
         written.pop(name, None)
     written.setdefault('hold_out')    # there are runs from before there was this setting

@@ -484,5 +484,7 @@ VOC_SEAM = Seam(
 
 SEAM_VOC = System(
     'Wang et al., SEAM, CVPR 2020',
-    VOC_SEAM, RefinedMaps(), replace(VOC_AFFINITY, scores=(.2755, .0939), alphas=(6.,), steps=64),
+    VOC_SEAM, RefinedMaps(),
+    replace(VOC_AFFINITY, training=VOC_SEAM.training, scores=(.2755, .0939), alphas=(6.,),
+            steps=64),
     VOC_DEEPLAB_V1, VOC_PREDICTION_V1)

@@ -355,7 +355,8 @@ def make_shapes(
     root = Path(root)
     recipe = dict(train=train, val=val, size=size, seed=seed)
     if train < 1 or val < 0 or size < 16 or seed < 0:
-        least = 'Shapes needs at least 1 photo to train on, 16 pixels a side and a seed from 0'
+        least = ('Shapes needs at least 1 photo to train on, 0 or more to measure on, 16 pixels a '
+                 'side and a seed from 0')
         raise InputError(f'{least}, not {recipe}')
     if max(train, val) > 100_000 or size > 8192:
         most = 'Shapes has 100,000 photos at most, in each list, and 8192 pixels a side'

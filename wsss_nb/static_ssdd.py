@@ -262,8 +262,8 @@ class BothMasks:
                              colour_sigma=method.colours, iterations=method.iterations)
 
     def __call__(self, i: int) -> None:
-        for make in (self.knowledge, self.advice):
-            write_labels(self.work, i, partial(make, i), self.work.folder/make.__name__)
+        for name, make in (('knowledge', self.knowledge), ('advice', self.advice)):
+            write_labels(self.work, i, partial(make, i), self.work.folder/name)
 
 # %% ../nbs/76_static_ssdd.ipynb #136e2280
 @patch
@@ -272,10 +272,12 @@ def prepare(
     work: Work,         # of the refiner, with the maps and their background
 ) -> None:
     "Write both label maps of all photos, train the network, and write what it foresees."
+    if process().is_main_process:   # pseudo masks will be made: it is of those before
+        (work.folder/'choice.json').unlink(missing_ok=True)
     for name in ('knowledge', 'advice', 'differences'):
         (work.folder/name).mkdir(parents=True, exist_ok=True)
     workers = work.machine.workers
-    todo = missing(work.photos, work.folder/'advice', '.png')
+    todo = missing(work.photos, work.folder/'advice', '.png', work.alone)
     for _ in in_workers(BothMasks(self, work), todo, workers, 'knowledge and advice'):
         pass
     process().wait_for_everyone()
@@ -283,7 +285,7 @@ def prepare(
     backbone = network.backbone
     looker = quick(network, work.machine.precision)
     maker = Maker(looker, partial(see_both, work, backbone.mean, backbone.std), chances_of)
-    todo = missing(work.photos, work.folder/'differences', '.npz')
+    todo = missing(work.photos, work.folder/'differences', '.npz', work.alone)
     for i, chances in looking(maker, todo, workers, 'differences'):
         chances.save(work.folder/'differences'/f'{work.photos.ids[i]}.npz')
     process().wait_for_everyone()

@@ -244,6 +244,7 @@ def summarise_rows(
         lines.append(line)
     return lines
 
+# %% ../nbs/50_tables.ipynb #00c1ef47
 def by_seed(
     rows: Sequence[Mapping],
     of: str,       # column that says whose a row is
@@ -254,6 +255,7 @@ def by_seed(
     return {row['seed']: row[column] for row in rows
             if row[of] == name and row.get(column) is not None}
 
+# %% ../nbs/50_tables.ipynb #3735573e
 def paired(
     measured: Mapping[int, float],   # seed -> mIoU in percent
     under: Mapping[int, float],      # the same of a baseline
@@ -389,6 +391,7 @@ def table_b(
     with alone_in(config.out):   # another process would write over its rows
         return measure_variants(config, variants, seeds)
 
+# %% ../nbs/50_tables.ipynb #322fdac2
 def measure_variants(
     config: Config,                   # of all runs; nobody else works in `out`
     variants: Mapping[str, Config],   # by the name of their row
@@ -415,6 +418,7 @@ def measure_variants(
         raise Useless(f'{out}: none of these variants has learned anything; see above')
     return text
 
+# %% ../nbs/50_tables.ipynb #7d4141ff
 def in_order(
     rows: Iterable[Mapping],   # of `measure_variant`, or of another table with seeds
     names: Iterable[str],      # of variants, in the order of the table

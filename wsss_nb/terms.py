@@ -235,7 +235,8 @@ def time_training(
     this = Run(config)
     method = this.system.classifier
     whole = replace(method.training, epochs=1).steps(len(this.photos))
-    brief = replace(method, training=replace(method.training, epochs=STEPS / whole))
+    dear = method.in_full() if hasattr(method, 'in_full') else method
+    brief = replace(dear, training=replace(method.training, epochs=STEPS / whole))
     clock = Clock()
     machine = replace(this.machine, step_done=clock)
     remove(this.root)

@@ -65,6 +65,7 @@ OPTIMISERS = {
     'momentum': Optimiser(0.01, 0.9),
     'irn': Optimiser(0.1, 1e-4),
     'vwl': Optimiser(0.01, 1e-4),
+    'psa': Optimiser(0.1, 5e-4, weight_decay=5e-4),
     'seam': Optimiser(0.01, 5e-4, weight_decay=5e-4),
     'deeplab': Optimiser(2.5e-4, 0.9, weight_decay=5e-4, new_biases=20.),
     'words': Optimiser(0.004, 0.9),
@@ -386,18 +387,19 @@ class Training:
         self.folder = folder
         self.settings = settings
         self.first, checkpoint = latest_checkpoint(folder)
-        steps = settings.steps(len(dataset))
-        sampler = StepSampler(len(dataset), settings.batch_size, steps, seed, self.first)
+        self.steps = settings.steps(len(dataset))
+        sampler = StepSampler(len(dataset), settings.batch_size, self.steps, seed, self.first)
         processes = accelerator.num_processes
         if sampler.batch_size % processes:
             raise InputError(f'a batch of {sampler.batch_size} photos cannot be shared out evenly '
                              f'between {processes} processes')
-        self.steps = steps
         self.steps_per_epoch = sampler.steps_per_epoch
         optimiser = create_optimiser(model, settings.optimiser, rates)
         loader = create_loader(dataset, sampler, workers)
         self.network, self.optimiser, self.loader = accelerator.prepare(
             model.train(), optimiser, loader)
+        if accelerator.process_index:   # or all would drop the same channels of their photos
+            torch.manual_seed((1000 * seed + accelerator.process_index) % 2**63)
         if checkpoint:
             load_checkpoint(accelerator, checkpoint, self.network, self.optimiser)
         log = Log(folder/'log.csv', self.first)
@@ -407,13 +409,12 @@ class Training:
 
     def step(self, loss: Loss, batch: Batch, at: At) -> dict[str, torch.Tensor]:
         "Take a step, and give the terms of its loss. Doesn't wait for the device."
-        def at_step(network: nn.Module, part: Batch) -> Mapping[str, torch.Tensor]:
-            return loss(network, part, at)
         left = polynomial(at.step, at.steps, self.settings.optimiser.power)
         for group in self.optimiser.param_groups:
             group['lr'] = group['first_rate'] * left
         parts = self.settings.accumulate
-        terms = add_gradients(self.accelerator, self.network, at_step, batch, parts)
+        terms = add_gradients(self.accelerator, self.network,
+                              lambda network, part: loss(network, part, at), batch, parts)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.unseen.append((at, terms))
@@ -427,9 +428,8 @@ class Training:
     def note(self, terms: Mapping[str, torch.Tensor], at: At) -> float:
         "Write a line of the log. The total. Raises `InputError` where it has run away."
         self.check()
-        values = {}
-        for name, term in terms.items():
-            values[name] = self.accelerator.reduce(term.float(), 'mean').item()
+        values = {name: self.accelerator.reduce(term.float(), 'mean').item()
+                  for name, term in terms.items()}
         if self.log:
             self.log.write(at, self.optimiser.param_groups[0]['lr'], values)
         self.totals.append(values['total'])

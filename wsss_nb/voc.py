@@ -109,9 +109,9 @@ def folders_layout(
     masks = first_by_stem(root/'masks', *MASK_SUFFIXES)
     splits = split_folders(root)
     for split, folder in splits.items():
-        # photos that lie among the folders have no class
-        mixed = folder == root or files_by_stem(folder, IMAGE_SUFFIXES)
-        for sort in [] if mixed else sorted(path for path in folder.iterdir() if path.is_dir()):
+        if folder == root or files_by_stem(folder, IMAGE_SUFFIXES):
+            continue   # photos that lie among the folders have no class
+        for sort in sorted(path for path in folder.iterdir() if path.is_dir()):
             parts = [split, sort.name] if len(splits) > 1 else [sort.name]
             within = root.joinpath('masks', *parts)
             for stem, path in first_by_stem(within, *MASK_SUFFIXES).items():
@@ -327,9 +327,10 @@ def tagged_classes(
 ) -> tuple[str, ...]:
     "The tags in alphabetical order; VOC's if masks have its numbers. `InputError` for others."
     rows = {}
-    for id, path in layout.annotations.items() if layout.kind == 'beside' else ():
-        with collecting(faults):
-            rows[id] = read_xml_tags(path)
+    if layout.kind == 'beside':
+        for id, path in layout.annotations.items():
+            with collecting(faults):
+                rows[id] = read_xml_tags(path)
     rows = rows or read_annotations(layout, layout.images, [])
     tags = {id: row.tags for id, row in rows.items()}
     found = set().union(*tags.values())

@@ -304,7 +304,7 @@ def telling_words(
     least: int = 4,       # photos that a word must be seen in; a word of one may be anything
 ) -> list[tuple[int, str]]:   # words, and what to say of each; those that tell most come first
     "The words that say most of the tags, times how often they say it."
-    seen = (found.use.photos * len(found.counts) >= least).numpy()
+    seen = ((found.counts > 0).sum(0) >= least).numpy()
     lift = np.nan_to_num(word_lift(found.counts, found.tags).numpy(), nan=0.) * seen[:, None]
     share = (found.counts.sum(0) / found.counts.sum()).numpy()
     telling = share * np.log2(np.maximum(lift.max(1), 1e-9))     # bits
@@ -457,6 +457,7 @@ def table_of_words(
     enough = [k for k in sizes if precision[k, 'clusters'] >= best - .01]
     return markdown(lines), enough[0]
 
+# %% ../nbs/52_word_figures.ipynb #5b78af07
 def line_of_words(
     k: int,                              # words of the codebook
     held: torch.Tensor,                  # word labels (photos, k)

@@ -346,6 +346,7 @@ class Work:
     background: float = .5             # score of the background in them, 0..1
     masks: Path | None = None          # folder of pseudo masks, <id>.png
     network: nn.Module | None = None   # the trained classifier, for methods that read it
+    alone: bool = False                # no other process sees the folder, so none has a share
 
 # %% ../nbs/18_work.ipynb #bc18bc7d
 def whole_side(long_side: float) -> int:
@@ -459,6 +460,10 @@ class Trained:
     def told(self, network: nn.Module, work: Work) -> Callable[[At], None] | None:
         "Who is told of each step, with the network as it begins; whoever the machine tells."
         return work.machine.step_done
+
+    def in_full(self) -> 'Trained':
+        "The same method with every term of its loss from the first step on, to be timed."
+        return self
 
     def doubts(self, work: Work, network: nn.Module) -> list[str]:
         "What is odd about the trained network, in sentences that say what to try."

@@ -91,7 +91,8 @@ def test_the_contents_group_chapters_by_part(site):
     assert sum(in_parts, []) == CHAPTERS   # each once, in order
     assert set(parts) - {'Guides', 'Reference'} == {name for name in parts if parts[name]}
     for chapters in in_parts:
-        assert {name[0] for name in chapters} == {chapters[0][0]}
+        tens = {'7' if name[:2] in ('68', '69') else name[0] for name in chapters}
+        assert len(tens) == 1   # the number says the part; 68 and 69 open that of the systems
     assert '21_metrics' in parts['From maps to masks']
 
 

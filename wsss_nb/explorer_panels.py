@@ -343,7 +343,7 @@ def photo_words(self: Explorer, photo: tuple[str, str]) -> PhotoWords:   # split
         photos = self.splits[split]
         maker = self.search.maker   # whose network was made ready once
         backbone = maker.network.backbone
-        pixels = photo_pixels(photos, self.run.config.longest, backbone.mean, backbone.std,
+        pixels = photo_pixels(photos.image, self.run.config.longest, backbone.mean, backbone.std,
                               self.places[split][photo[1]])
         self.last_words = (photo, maker.see(pixels))
     return self.last_words[1]

@@ -7,7 +7,7 @@ __all__ = ['STRIP', 'CRF_BYTES', 'VOC_PREDICTION', 'window_weights', 'windows', 
            'straight_and_mirrored', 'grid_stride', 'window_logits', 'PredictionSettings', 'scaled', 'logits_of',
            'scaled_photo', 'prediction_maker', 'predict_logits', 'resized_rows', 'strongest_rows', 'strongest_labels',
            'check_crf', 'finish_labels', 'predict_labels', 'Seen', 'Finish', 'NamedPhotos', 'see_photos',
-           'finish_photos', 'write_masks', 'class_pixels', 'class_chances', 'likely_labels']
+           'finish_photos', 'write_masks', 'class_chances', 'likely_labels']
 
 # %% ../nbs/32_prediction.ipynb #b6a3d8db
 import math
@@ -28,7 +28,7 @@ from .loaders import normalise
 from .photos import at_most, image_size, read_image, write_mask
 from .pictures import draw_overlay
 from .settings import later, not_below_one, not_positive, wrong_scales
-from .work import Maker, in_workers, looking
+from .work import Maker, in_workers, looking, photo_pixels
 
 # %% ../nbs/32_prediction.ipynb #9401d074
 def window_weights(
@@ -402,16 +402,6 @@ def write_masks(
     finish_photos(model, photos, finish, workers, what)
 
 # %% ../nbs/32_prediction.ipynb #6a49f46a
-def class_pixels(
-    images: Callable[[Any], Image.Image],  # name -> RGB; can be pickled
-    longest: int,                          # a longer photo is looked at in this size, pixels
-    mean: Sequence[float],                 # of the backbone, see `normalise`
-    std: Sequence[float],                  # likewise
-    name: str,
-) -> torch.Tensor:                         # float32 (3, H, W), normalised
-    "What the classifier will see of a photo."
-    return normalise(at_most(images(name), longest), mean, std)
-
 def class_chances(
     classifier: nn.Module,   # images -> logits of the tags as `.image`, (B, C)
     pixels: torch.Tensor,    # (3, H, W), normalised
@@ -431,7 +421,7 @@ def likely_labels(
 ) -> dict[str, tuple[int, ...]]:   # name -> labels that it may have, 0 first
     "The labels that a classifier finds likely, the most likely one in any case."
     backbone = classifier.backbone
-    views = partial(class_pixels, NamedPhotos(photos), longest, backbone.mean, backbone.std)
+    views = partial(photo_pixels, NamedPhotos(photos), longest, backbone.mean, backbone.std)
     maker = Maker(classifier, views, class_chances)
     found = {}
     for name, chances in looking(maker, list(photos), workers, 'classes of photos'):

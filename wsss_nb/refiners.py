@@ -365,7 +365,8 @@ def see(
     i: int,                  # place of the photo
 ) -> Seen:
     "Read a photo and its CAM."
-    return Seen(i, photo_pixels(work.photos, work.longest, mean, std, i), work.cams[i])
+    pixels = photo_pixels(work.photos.image, work.longest, mean, std, i)
+    return Seen(i, pixels, work.cams[i])
 
 # %% ../nbs/24_refiners.ipynb #f9dd6af7
 @dataclass(frozen=True)

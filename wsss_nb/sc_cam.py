@@ -60,7 +60,7 @@ def pooled_features(
 ) -> torch.Tensor:       # float32 (N, d), on the CPU; of all photos, in every process
     "The features by which photos are clustered. Several processes share the photos."
     backbone = network.backbone
-    views = partial(photo_pixels, work.photos, work.longest, backbone.mean, backbone.std)
+    views = partial(photo_pixels, work.photos.image, work.longest, backbone.mean, backbone.std)
     maker = Maker(quick(network, work.machine.precision), views, pooled)
     this = process()
     share = range(this.process_index, len(work.photos), this.num_processes)

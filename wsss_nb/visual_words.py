@@ -88,7 +88,7 @@ def some_pixels(
     "Photos from the whole list, as a network will see them."
     mean = network.backbone.mean
     std = network.backbone.std
-    return [photo_pixels(work.photos, work.longest, mean, std, i)
+    return [photo_pixels(work.photos.image, work.longest, mean, std, i)
             for i in evenly(len(work.photos), photos)]
 
 def looks_at_words(

@@ -51,7 +51,7 @@ def feature_maker(
     "Makes something of the feature map of each photo."
     photos = this.photos if photos is None else photos
     backbone = network.backbone
-    views = partial(photo_pixels, photos, this.config.longest, backbone.mean, backbone.std)
+    views = partial(photo_pixels, photos.image, this.config.longest, backbone.mean, backbone.std)
     looker = quick(network, this.machine.precision)
     return Maker(looker, views, partial(answer_features, answer))
 

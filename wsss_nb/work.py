@@ -24,6 +24,7 @@ from typing import (Annotated, Any, Callable, ClassVar, Generator, Iterable, Ite
 
 import torch
 import tyro
+from PIL import Image
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import Dataset
@@ -324,14 +325,14 @@ def looking(
 
 # %% ../nbs/18_work.ipynb #2b7680e5
 def photo_pixels(
-    photos: Photos,
+    image: Callable[[Any], Image.Image],   # place or name of a photo -> RGB; can be pickled
     longest: int,            # a photo with a longer side is looked at in this size, pixels
     mean: Sequence[float],   # of the backbone, see `normalise`
     std: Sequence[float],    # likewise
-    i: int,                  # place of the photo
+    which: Any,              # the photo, for `image`
 ) -> torch.Tensor:           # float32 (3, H, W), normalised
     "A photo as a backbone will see it."
-    return normalise(at_most(photos.image(i), longest), mean, std)
+    return normalise(at_most(image(which), longest), mean, std)
 
 # %% ../nbs/18_work.ipynb #ea7122fa
 @dataclass(frozen=True)

@@ -106,9 +106,11 @@ def snap(
     "The maps of a CAM, snapped to the photo; the highest value of each is as before."
     if not len(cam.classes):
         return cam
-    maps = resize_maps(torch.from_numpy(cam.maps), strided_size(image.height, image.width, stride))
-    colours = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
-    refined = pamr(colours, maps[None], dilations, rounds)[0]
+    size = strided_size(image.height, image.width, stride)
+    maps = resize_maps(torch.from_numpy(cam.maps), size)
+    # in the same way as the maps, or the two would lie half a pixel apart at the photo's edges
+    colours = resize_maps(torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255, size)
+    refined = pamr(colours[None], maps[None], dilations, rounds)[0]
     lost = maps.amax((1, 2), keepdim=True) / refined.amax((1, 2), keepdim=True).clamp(min=1e-8)
     return CAM(cam.classes, (refined * lost).numpy(), cam.size)
 

@@ -347,7 +347,7 @@ def perform(
     is_noted = 'end' in entry or (not entry and stage in this.metrics.get('seconds', {}))
     first = {'start': entry.get('start', now())} | environment(this.machine.precision)
     if not is_noted:   # till it is done, it stays marked as one that has to be done again
-        again = {name: entry[name] for name in ('taken_away',) if name in entry}
+        again = {'taken_away': entry['taken_away']} if 'taken_away' in entry else {}
         this.record(stages={stage: first | again})
     with noted(this, stage):
         STAGE[stage](this)
